@@ -1,0 +1,106 @@
+"""What `conf/data/*.yaml` may hold: one model per kind of corpus, chosen by `kind`.
+
+The values themselves, and what each means, stand in the yaml files. Nothing heavy is imported
+here, so that a wrong value is answered at once.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class _Split(_Settings):
+    train_documents: Count | None
+    validation_documents: Count | None
+
+
+class _Tokenized(_Split):
+    tokenizer: Annotated[str, Field(min_length=1)]
+    # 256 bytes and the begin-of-text token are always in the vocabulary.
+    vocab_size: Annotated[int, Field(ge=257)]
+    min_tokens: Annotated[int, Field(ge=2)]
+    max_tokens: Annotated[int, Field(ge=2)] | None
+    cache: str | None
+
+
+HeldOut = Annotated[float, Field(gt=0, lt=1)]
+
+
+class StdlibSettings(_Tokenized):
+    """`data=stdlib`: the source code of the standard library of the Python that runs."""
+
+    kind: Literal["stdlib"]
+    held_out: HeldOut
+
+
+def _named(path: Any) -> Any:
+    if path is None or path == []:
+        raise ValueError("give data.path=: a file, a folder, or a list of them")
+    return path
+
+
+class TextSettings(_Tokenized):
+    """`data=text`: the user's own files and folders."""
+
+    kind: Literal["text"]
+    path: Annotated[str | list[str], BeforeValidator(_named)]
+    text_column: str | None
+    held_out: HeldOut
+
+
+class _Hub(_Tokenized):
+    path: str | None
+    repository: str
+    revision: str | None
+    text_column: str | None
+
+
+class PG19Settings(_Hub):
+    """`data=pg19`: books, from the hub or from a local copy."""
+
+    kind: Literal["pg19"]
+    validation_split: Literal["validation", "test"]
+
+
+class GitHubSettings(_Hub):
+    """`data=github`: source files of public repositories, from the hub or from a local copy."""
+
+    kind: Literal["github"]
+    held_out: HeldOut
+
+
+class _Generated(_Settings):
+    alpha: Annotated[float, Field(gt=0)]
+    length: Annotated[int, Field(ge=2)]
+    train_documents: Count
+    validation_documents: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class MarkovSettings(_Generated):
+    """`data=markov`: every document is a walk on a Markov chain of its own."""
+
+    kind: Literal["markov"]
+    states: Annotated[int, Field(ge=2)]
+
+
+class UrnSettings(_Generated):
+    """`data=urn`: every document draws its tokens from a word law of its own."""
+
+    kind: Literal["urn"]
+    vocab_size: Annotated[int, Field(ge=2)]
+
+
+TokenizedSettings = StdlibSettings | TextSettings | PG19Settings | GitHubSettings
+"""The corpora made of text, which needs a tokenizer and a store of tokens."""
+
+DataSettings = Annotated[
+    TokenizedSettings | MarkovSettings | UrnSettings, Field(discriminator="kind")
+]
+"""The `data` node of a configuration: whichever model its `kind` names."""

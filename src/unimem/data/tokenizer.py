@@ -1,0 +1,192 @@
+"""Byte-level BPE trained on the corpus, or the tokenizer of a Hugging Face model."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from unimem.data.documents import DataError
+
+logger = logging.getLogger(__name__)
+
+BEGIN = "<|endoftext|>"
+TRAINING_CHARACTERS = 100_000_000
+"""A BPE is trained on no more text than this: more of it changes little and takes long."""
+
+# Tokenizers keep tens of bytes per character of a text: longer ones are encoded in pieces.
+_PIECE = 1 << 18
+_BATCH = 1 << 22
+
+
+@final
+class Tokenizer:
+    """Text to token ids; every text begins with `begin`, so that all of its bytes are predicted.
+
+    Args:
+        backend: the tokenizer proper.
+        begin: id of the token put before each text; None for no such token.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, begin: int | None):
+        self._backend = backend
+        # The spelling of a special token inside a document is text like any other.
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.begin = begin
+        self.vocab_size = max(backend.get_vocab().values()) + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 of all that decides how a text is encoded."""
+        return hashlib.sha256(f"{self.begin}\0{self._backend.to_str()}".encode()).hexdigest()
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray | None:
+        """Count the UTF-8 bytes that each token stands for, int64 `[vocab_size]`.
+
+        Special tokens stand for none. The counts of a document's tokens add up to its bytes exactly
+        where the tokenizer is byte-level and does not normalize; the space that LLaMA's puts before
+        a text is counted. None where tokens do not tell (WordPiece, for one).
+        """
+        decoder = json.dumps(json.loads(self._backend.to_str())["decoder"])
+        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, i in self._backend.get_vocab().items():
+            if "ByteLevel" in decoder:
+                sizes[i] = len(token)
+            elif "ByteFallback" in decoder or "Metaspace" in decoder:
+                is_byte = len(token) == 6 and token.startswith("<0x")
+                sizes[i] = 1 if is_byte else len(token.replace("▁", " ").encode())
+            else:
+                logger.warning("this tokenizer does not tell bytes: no bits per byte")
+                return None
+        for i, token in self._backend.get_added_tokens_decoder().items():
+            sizes[i] = 0 if token.special else len(token.content.encode())
+        return sizes
+
+    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text, int64 `[n]`; many texts at a time, on all cores.
+
+        Texts above 256 Ki characters are cut at line ends, where a token could have reached across.
+        """
+        batch: list[list[str]] = []
+        size = 0
+        for text in texts:
+            batch.append(list(pieces(text)))
+            size += len(text)
+            if size >= _BATCH:
+                yield from self._encode(batch)
+                batch, size = [], 0
+        yield from self._encode(batch)
+
+    def decode(self, ids: np.ndarray) -> str:
+        """Return the text of token ids `[n]`, without special tokens."""
+        return self._backend.decode(ids.tolist())
+
+    def save(self, file: Path) -> None:
+        """Write the tokenizer to `file`, at once: a reader finds all of it or nothing."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            temporary = Path(folder, file.name)
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(self._backend.to_str())
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+
+    def _encode(self, batch: list[list[str]]) -> Iterator[np.ndarray]:
+        flat = [piece for text in batch for piece in text]
+        encoded = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))
+        for text in batch:
+            ids = [] if self.begin is None else [self.begin]
+            for encoding in islice(encoded, len(text)):
+                ids += encoding.ids
+            yield np.array(ids, dtype=np.int64)
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Cut a text into pieces that a tokenizer can hold, after a line end where there is one."""
+    start = 0
+    while len(text) - start > _PIECE:
+        end = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE; its vocabulary is smaller where the text yields no more merges."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BEGIN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_limited(texts), trainer)
+    return Tokenizer(backend, begin=backend.token_to_id(BEGIN))
+
+
+def _limited(texts: Iterable[str]) -> Iterator[str]:
+    size = 0
+    for text in texts:
+        yield from pieces(text)
+        size += len(text)
+        if size >= TRAINING_CHARACTERS:
+            logger.info("the BPE is trained on the first %d characters", size)
+            return
+
+
+def cached_bpe(file: Path, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Load a BPE from `file`, or train it and keep it there."""
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+        return Tokenizer(backend, begin=backend.token_to_id(BEGIN))
+    except Exception as error:  # tokenizers raises nothing more special
+        if file.exists():
+            logger.warning("%s is damaged (%s); training it again", file, error)
+    logger.info("training a byte-level BPE of %d tokens", vocab_size)
+    tokenizer = train_bpe(texts, vocab_size)
+    tokenizer.save(file)
+    return tokenizer
+
+
+def load_hugging_face(name: str) -> Tokenizer:
+    """Load the tokenizer of a local folder or of a hub id, `org/name` or `org/name@revision`.
+
+    Raises:
+        DataError: there is none, or it is not of the `tokenizers` library.
+    """
+    # Slow to import, and only needed where the user names a tokenizer.
+    from transformers import AutoTokenizer
+
+    folder = Path(name).expanduser()
+    hub_id, _, revision = name.partition("@")
+    try:
+        if folder.is_dir():
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        else:
+            loaded = AutoTokenizer.from_pretrained(hub_id, revision=revision or "main")
+    except Exception as error:  # many kinds, by what is missing
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"data.tokenizer={name} cannot be loaded ({reason}): "
+            "give bpe, a folder that holds a tokenizer, or a hub id"
+        ) from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(f"data.tokenizer={name} has no tokenizer.json: save it as a fast tokenizer")
+    begin = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
+    return Tokenizer(backend, begin=begin)

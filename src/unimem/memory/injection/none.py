@@ -1,0 +1,18 @@
+"""memory.injection=none: no layer has memory."""
+
+from __future__ import annotations
+
+from typing import final
+
+from unimem.memory.injection.base import Injection
+from unimem.memory.option import option
+
+
+@final
+@option
+class NoInjection(Injection):
+    """No memory in any layer."""
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """Give nothing."""
+        return ()

@@ -1,0 +1,34 @@
+"""memory.management=clear_all: an overflow empties the memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, final
+
+from pydantic import Field
+
+from unimem.memory.management.base import Management
+from unimem.memory.option import option
+
+if TYPE_CHECKING:
+    from unimem.memory.state import Memory
+
+
+@final
+@option
+class ClearAll(Management):
+    """Clear all on overflow (the authors' Longformer preset).
+
+    When a row would hold more than `size` tokens, all it held is dropped and the segment that
+    overflowed is stored; the authors' code drops that segment too, which leaves every third
+    segment of their preset without memory. Rows overflow independently.
+    """
+
+    size: Annotated[int, Field(gt=0)]
+
+    def evict(self, memory: Memory, new: int) -> Memory:
+        """Drop the older slots of every row that holds more than `size` tokens."""
+        overflow = memory.valid.sum(1, keepdim=True) > self.size
+        older = memory.positions.new_ones(len(memory)).cumsum(0) <= len(memory) - new
+        positions = memory.positions.masked_fill(overflow & older, -1)
+        return replace(memory, positions=positions).last(self.size)

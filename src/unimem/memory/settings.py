@@ -1,0 +1,186 @@
+"""The `memory` node of a configuration: four choices, their budgets, and what they leave open."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from unimem.memory.plan import (
+    DIMENSIONS,
+    Choice,
+    Fusion,
+    MemoryPlan,
+    PlanError,
+    PositionScheme,
+    make_plan,
+    option_class,
+    option_fields,
+    option_names,
+)
+
+
+def _yaml_true(value: Any) -> Any:
+    """Read the word `true`, which YAML and the command line take for a truth value."""
+    return "true" if value is True else value
+
+
+class MemorySettings(BaseModel):
+    """The four dimensions of one model's memory.
+
+    Each dimension maps the names of its chosen options to their fields. `positions`, `fusion` and
+    `bptt_segments` are absent when no chosen option uses them. Flat knobs (`topk`, `window`, ...)
+    are the names under which a user sets the fields; they are kept for reading.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    segment_length: Annotated[int, Field(gt=0)]
+    management: dict[str, Any]
+    writing: dict[str, Any]
+    reading: dict[str, Any]
+    injection: dict[str, Any]
+    positions: Annotated[PositionScheme, BeforeValidator(_yaml_true)] = "zero"
+    fusion: Fusion = "joint"
+    bptt_segments: Annotated[int, Field(ge=0)] = 0
+
+    _knobs: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> MemorySettings:
+        for dimension in DIMENSIONS:
+            for name in self.choice(dimension):
+                if name not in option_names(dimension):
+                    raise PlanError(
+                        [
+                            f"memory.{dimension}={name} is not an option; "
+                            f"choose from {', '.join(option_names(dimension))}"
+                        ]
+                    )
+        known = {
+            field.name
+            for dimension in DIMENSIONS
+            for name in self.choice(dimension)
+            for field in fields(option_class(dimension, name))
+        }
+        extra = self.model_extra or {}
+        problems = [
+            f"memory.{key} is not used by {self.label()}; leave it out" for key in extra.keys() - known
+        ]
+        problems += self._combination_problems()
+        if problems:
+            raise PlanError(problems)
+        return self
+
+    def choice(self, dimension: str) -> Choice:
+        """Give the chosen options of a dimension."""
+        return getattr(self, dimension)
+
+    def label(self, dimension: str | None = None) -> str:
+        """Say the choice of one dimension as on the command line (`position+similarity`), or all."""
+        if dimension is None:
+            return ", ".join(f"memory.{d}={self.label(d)}" for d in DIMENSIONS)
+        return "+".join(sorted(self.choice(dimension)))
+
+    def flat(self) -> dict[str, Any]:
+        """Give the four dimensions and their budgets as flat keys, to filter and group runs by."""
+        flat: dict[str, Any] = {f"memory.{d}": self.label(d) for d in DIMENSIONS}
+        for dimension in DIMENSIONS:
+            for name, given in self.choice(dimension).items():
+                if option_fields(dimension, name, given):
+                    flat |= {
+                        f"memory.{key}": value
+                        for key, value in option_fields(dimension, name, given).items()
+                    }
+        flat |= {
+            f"memory.{key}": getattr(self, key)
+            for key in ("segment_length", "positions", "fusion", "bptt_segments")
+            if key in self.model_fields_set
+        }
+        return flat
+
+    def plan(self, num_layers: int) -> MemoryPlan:
+        """Build the options for a model of `num_layers` layers. Raises `PlanError`."""
+        return make_plan(
+            segment_length=self.segment_length,
+            bptt_segments=self.bptt_segments,
+            positions=self.positions,
+            fusion=self.fusion,
+            choices={dimension: self.choice(dimension) for dimension in DIMENSIONS},
+            num_layers=num_layers,
+        )
+
+    def _combination_problems(self) -> list[str]:
+        """Name every impossible combination."""
+        problems: list[str] = []
+        for dimension in DIMENSIONS:
+            chosen = self.choice(dimension)
+            if not chosen:
+                problems.append(f"memory.{dimension} has no option; choose one")
+            if "none" in chosen and len(chosen) > 1:
+                problems.append(f"memory.{dimension}={self.label(dimension)} mixes none with others")
+        if len(self.management) > 1:
+            problems.append(
+                f"memory.management={self.label('management')}: a memory has one management"
+            )
+        stores = "none" not in self.management
+        reads = "none" not in self.reading
+        at_layers = bool(self.injection.keys() - {"none", "input"})
+        at_input = "input" in self.injection
+        writes_input = "model_forward" in self.writing
+        if reads and not stores:
+            problems.append(
+                "memory.management=none keeps nothing, "
+                f"but memory.reading={self.label('reading')} reads from it"
+            )
+        if stores and not reads:
+            problems.append(
+                f"memory.management={self.label('management')} stores what "
+                "memory.reading=none never reads; choose management=none too"
+            )
+        if stores and reads and not at_layers:
+            problems.append(
+                f"memory.reading={self.label('reading')} reads the memory of layers, "
+                f"but memory.injection={self.label('injection')} gives none to any"
+            )
+        if at_layers and not (stores or reads):
+            problems.append(
+                f"memory.injection={self.label('injection')} gives layers a memory, but "
+                "memory.management=none and memory.reading=none leave it empty and unread"
+            )
+        if at_layers and "direct" not in self.writing:
+            problems.append(
+                f"memory.injection={self.label('injection')} gives layers a memory, but "
+                f"memory.writing={self.label('writing')} writes nothing into them; add direct"
+            )
+        if writes_input and not at_input:
+            problems.append(
+                "memory.writing=model_forward writes soft tokens, which enter by "
+                "memory.injection=input; add it"
+            )
+        if at_input and not writes_input:
+            problems.append(
+                "memory.injection=input feeds soft tokens, which only "
+                "memory.writing=model_forward writes; add it"
+            )
+        if writes_input and self.bptt_segments == 0:
+            problems.append(
+                "memory.bptt_segments=0 lets no gradient reach the segment that wrote the soft "
+                "tokens, so they would learn nothing; set it to 1 or more"
+            )
+        if "clear_all" in self.management:
+            size = option_fields("management", "clear_all", self.management["clear_all"])["size"]
+            sizes: list[Any] = size if isinstance(size, list) else [size]
+            if any(isinstance(s, int) and s < self.segment_length for s in sizes):
+                problems.append(
+                    f"memory.size={size} is less than memory.segment_length="
+                    f"{self.segment_length}: clear_all could not hold one segment"
+                )
+        if "position" in self.reading and len(self.reading) == 1:
+            given = option_fields("reading", "position", self.reading["position"])
+            if given.get("window") == 0 and given.get("num_global", 0) == 0:
+                problems.append(
+                    "memory.window=0 and memory.num_global=0: memory.reading=position reads nothing"
+                )
+        return problems

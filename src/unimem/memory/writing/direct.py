@@ -1,0 +1,21 @@
+"""memory.writing=direct: keys and values as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from unimem.memory.option import option
+from unimem.memory.writing.base import LayerWriting
+
+if TYPE_CHECKING:
+    from unimem.memory.state import Memory
+
+
+@final
+@option
+class Direct(LayerWriting):
+    """Direct writing: the un-rotated keys and the values that the layer computed."""
+
+    def write(self, segment: Memory) -> Memory:
+        """Leave the segment as it is."""
+        return segment

@@ -1,0 +1,130 @@
+"""The groups of a configuration beside memory and data: model, trainer, evaluation, logger.
+
+Defaults live in the yaml files of `conf/`, one comment a line; here are types and ranges only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Strict, frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class ScratchModel(Settings):
+    """A LLaMA with random weights; its vocabulary is the corpus's."""
+
+    kind: Literal["scratch"]
+    num_layers: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_heads: Count
+    num_kv_heads: Count
+    rope_theta: Annotated[float, Field(gt=0)]
+    tie_embeddings: bool
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchModel:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}, "
+                f"which must divide hidden_size={self.hidden_size}"
+            )
+        return self
+
+
+class PretrainedModel(Settings):
+    """A decoder in the Hugging Face format: a hub id or a local folder."""
+
+    kind: Literal["pretrained"]
+    name: str
+    revision: str | None
+    num_layers: Count | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    tokenizer: str
+
+    def known_layers(self) -> int | None:
+        """Say the number of layers if it is known without the hub."""
+        config = Path(self.name) / "config.json"
+        if self.num_layers is None and config.is_file():
+            return json.loads(config.read_text(encoding="utf-8")).get("num_hidden_layers")
+        return self.num_layers
+
+
+ModelSettings = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class TrainerSettings(Settings):
+    """How a run trains."""
+
+    max_steps: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    segments_per_step: Count | None
+    accumulate: Count
+    learning_rate: Rate
+    final_learning_rate: Share
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["cosine", "linear"]
+    decay_share: Share
+    weight_decay: Rate
+    clip: Annotated[float, Field(gt=0)]
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
+    gradient_checkpointing: bool
+    checkpoint_every: Count
+    keep_checkpoints: Annotated[int, Field(ge=2)]
+    log_every: Count
+    accelerator: Literal["auto", "cpu", "gpu"]
+    strategy: Literal["auto", "ddp", "fsdp"]
+    devices: Count | Literal["auto"]
+    num_nodes: Count
+    threads: Count | None
+
+
+class EvaluationSettings(Settings):
+    """How held-out documents are read."""
+
+    batch_size: Count
+    documents: Count | None
+    controls: bool
+    segments_per_call: Count
+
+
+class LoggerSettings(Settings):
+    """Where a run is mirrored; its own records are always written."""
+
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    init_timeout: Count
+
+
+class MethodSettings(Settings):
+    """What a preset says of itself."""
+
+    name: str
+    title: str
+    paper: str
+    exact: bool
+    note: str
+
+
+def describe(error: dict[str, Any], prefix: str = "") -> str:
+    """Put one pydantic error into a line: path, what is wrong, what was given."""
+    loc = [str(part) for part in error["loc"] if part not in ("scratch", "pretrained")]
+    path = ".".join([prefix, *loc] if prefix else loc)
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+    return f"{path}: {message}{shown}" if path else f"{message}{shown}"
