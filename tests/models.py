@@ -26,7 +26,9 @@ FAMILIES = {
 VOCAB = 61
 
 
-def make_model(family: str = "llama", *, heads: int = 4, kv_heads: int = 2, layers: int = 3, seed=0):
+def make_model(
+    family: str = "llama", *, heads: int = 4, kv_heads: int = 2, layers: int = 3, seed=0
+):
     """A random decoder whose attention is far from uniform, so that a wrong key shows."""
     make_config, make = FAMILIES[family]
     torch.manual_seed(seed)

@@ -96,6 +96,7 @@ class EvaluationSettings(Settings):
 
     batch_size: Count
     documents: Count | None
+    max_tokens: Annotated[int, Field(ge=2)] | None
     controls: bool
     segments_per_call: Count
 

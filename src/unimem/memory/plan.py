@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import reduce
 from importlib import import_module
-from operator import or_
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -137,6 +135,13 @@ def injected_layers(choice: Choice, num_layers: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
+def _united(readings: list[Reading]) -> Reading:
+    united, *others = readings
+    for reading in others:
+        united |= reading
+    return united
+
+
 def make_plan(
     *,
     segment_length: int,
@@ -160,9 +165,13 @@ def make_plan(
                 problems.update(dict.fromkeys(error.problems))
         if problems:
             continue
-        (management,) = parts["management"]
+        management: Management = parts["management"][0]
+        try:
+            management.check(segment_length)
+        except ValueError as error:
+            problems[str(error)] = None
         plans[layer] = LayerPlan(
-            reading=reduce(or_, parts["reading"]),
+            reading=_united(parts["reading"]),
             writings=tuple(w for w in writings if isinstance(w, LayerWriting)),
             management=management,
             positions=positions,

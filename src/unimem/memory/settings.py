@@ -19,6 +19,7 @@ from unimem.memory.plan import (
     option_fields,
     option_names,
 )
+from unimem.memory.writing.base import InputWriting, LayerWriting
 
 
 def _yaml_true(value: Any) -> Any:
@@ -66,7 +67,8 @@ class MemorySettings(BaseModel):
         }
         extra = self.model_extra or {}
         problems = [
-            f"memory.{key} is not used by {self.label()}; leave it out" for key in extra.keys() - known
+            f"memory.{key} is not used by {self.label()}; leave it out"
+            for key in extra.keys() - known
         ]
         problems += self._combination_problems()
         if problems:
@@ -78,7 +80,7 @@ class MemorySettings(BaseModel):
         return getattr(self, dimension)
 
     def label(self, dimension: str | None = None) -> str:
-        """Say the choice of one dimension as on the command line (`position+similarity`), or all."""
+        """Say the choice of one dimension (`position+similarity`), or all four in a line."""
         if dimension is None:
             return ", ".join(f"memory.{d}={self.label(d)}" for d in DIMENSIONS)
         return "+".join(sorted(self.choice(dimension)))
@@ -119,16 +121,23 @@ class MemorySettings(BaseModel):
             if not chosen:
                 problems.append(f"memory.{dimension} has no option; choose one")
             if "none" in chosen and len(chosen) > 1:
-                problems.append(f"memory.{dimension}={self.label(dimension)} mixes none with others")
+                problems.append(
+                    f"memory.{dimension}={self.label(dimension)} mixes none with others"
+                )
         if len(self.management) > 1:
             problems.append(
                 f"memory.management={self.label('management')}: a memory has one management"
             )
         stores = "none" not in self.management
         reads = "none" not in self.reading
-        at_layers = bool(self.injection.keys() - {"none", "input"})
-        at_input = "input" in self.injection
-        writes_input = "model_forward" in self.writing
+        writings = [option_class("writing", name) for name in self.writing]
+        writes_layers = any(issubclass(writing, LayerWriting) for writing in writings)
+        writes_input = any(issubclass(writing, InputWriting) for writing in writings)
+        at_input = any(option_class("injection", name).at_input for name in self.injection)
+        at_layers = any(
+            name != "none" and not option_class("injection", name).at_input
+            for name in self.injection
+        )
         if reads and not stores:
             problems.append(
                 "memory.management=none keeps nothing, "
@@ -149,7 +158,7 @@ class MemorySettings(BaseModel):
                 f"memory.injection={self.label('injection')} gives layers a memory, but "
                 "memory.management=none and memory.reading=none leave it empty and unread"
             )
-        if at_layers and "direct" not in self.writing:
+        if at_layers and not writes_layers:
             problems.append(
                 f"memory.injection={self.label('injection')} gives layers a memory, but "
                 f"memory.writing={self.label('writing')} writes nothing into them; add direct"
@@ -169,18 +178,4 @@ class MemorySettings(BaseModel):
                 "memory.bptt_segments=0 lets no gradient reach the segment that wrote the soft "
                 "tokens, so they would learn nothing; set it to 1 or more"
             )
-        if "clear_all" in self.management:
-            size = option_fields("management", "clear_all", self.management["clear_all"])["size"]
-            sizes: list[Any] = size if isinstance(size, list) else [size]
-            if any(isinstance(s, int) and s < self.segment_length for s in sizes):
-                problems.append(
-                    f"memory.size={size} is less than memory.segment_length="
-                    f"{self.segment_length}: clear_all could not hold one segment"
-                )
-        if "position" in self.reading and len(self.reading) == 1:
-            given = option_fields("reading", "position", self.reading["position"])
-            if given.get("window") == 0 and given.get("num_global", 0) == 0:
-                problems.append(
-                    "memory.window=0 and memory.num_global=0: memory.reading=position reads nothing"
-                )
         return problems

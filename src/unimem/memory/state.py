@@ -1,6 +1,7 @@
-"""The values that travel: one layer's memory, the soft tokens at the input, and the bank of both.
+"""The values that travel: one layer's memory, the soft tokens at the input, and the bank.
 
-Shapes: B rows, G key-value heads, M slots, D head size, n soft tokens, K kept states, E hidden size.
+Shapes: B rows, G key-value heads, M slots, D head size, n soft tokens, K kept
+states, E hidden size.
 """
 
 from collections.abc import Mapping
@@ -53,9 +54,7 @@ class Memory:
     def last(self, size: int) -> "Memory":
         """Keep the newest `size` slots."""
         start = max(len(self) - size, 0)
-        return Memory(
-            self.keys[:, :, start:], self.values[:, :, start:], self.positions[:, start:]
-        )
+        return Memory(self.keys[:, :, start:], self.values[:, :, start:], self.positions[:, start:])
 
     def forget(self, rows: Tensor) -> "Memory":
         """Free every slot of the rows where `rows` [B] is true."""
@@ -119,7 +118,7 @@ class MemoryBank:
     """
 
     position: Tensor
-    layers: Mapping[int, Memory] = field(default_factory=dict)
+    layers: Mapping[int, Memory] = field(default_factory=dict[int, Memory])
     soft: SoftMemory | None = None
     hidden: Tensor | None = None
 

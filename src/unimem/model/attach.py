@@ -1,4 +1,4 @@
-"""Put the four dimensions of memory into a Hugging Face decoder: no fork, weight names unchanged."""
+"""Put the four dimensions of memory into a Hugging Face decoder: no fork, same weight names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,11 +61,13 @@ def attach(model: PreTrainedModel, memory: MemorySettings) -> PreTrainedModel:
     config = model.config
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"model_type={config.model_type!r} is not supported; choose one of {', '.join(FAMILIES)}"
+            f"model_type={config.model_type!r} is not supported; "
+            f"choose one of {', '.join(FAMILIES)}"
         )
     if getattr(config, "attention_dropout", 0.0):
         raise ValueError(
-            f"attention_dropout={config.attention_dropout} is not supported with memory; set it to 0"
+            f"attention_dropout={config.attention_dropout} is not supported with memory; "
+            "set it to 0"
         )
     sliding = getattr(config, "sliding_window", None)
     if sliding is not None and memory.segment_length > sliding:
@@ -90,6 +92,16 @@ def attached(model: PreTrainedModel) -> AttachedMemory:
     if not isinstance(memory, AttachedMemory):
         raise ValueError("the model has no memory: call unimem.attach(model, cfg.memory) first")
     return memory
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass instead of keeping its activations.
+
+    Never reentrant: a reentrant recomputation loses the gradient that passes through memory.
+    """
+    # transformers renamed the method within version 5
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def save_memory(model: PreTrainedModel, folder: str | Path) -> None:

@@ -24,7 +24,7 @@ class Part(NamedTuple):
     out: Tensor
     """Softmax-weighted values [B, H, T, D]."""
     lse: Tensor
-    """Log-sum-exp of the visible logits [B, H, T, 1], float32; hugely negative if there are none."""
+    """Log-sum-exp of the visible logits [B, H, T, 1], float32; hugely negative if none is."""
 
 
 def attend(
@@ -57,7 +57,9 @@ def attend(
     read = _part(logits, visible, memory.values, live)
 
     any_visible = visible.any(-1, keepdim=True)
-    return (fuse_joint(read, segment) if gate is None else fuse_gated(read, segment, gate, any_visible))
+    return (
+        fuse_joint(read, segment) if gate is None else fuse_gated(read, segment, gate, any_visible)
+    )
 
 
 def fuse_joint(*parts: Part) -> Tensor:
@@ -77,7 +79,7 @@ def fuse_gated(read: Part, segment: Part, gate: Tensor, any_visible: Tensor) -> 
 
 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:
-    """Softmax over the visible logits, in float32; gradient enters only the values of live slots."""
+    """Softmax over the visible logits, in float32; gradient enters the values of live slots."""
     logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
     weights = logits.softmax(-1).to(values.dtype)
     if live is not None and values.requires_grad:

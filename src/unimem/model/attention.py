@@ -106,7 +106,7 @@ def unimem_attention(
             "call unimem.read(model, input_ids) instead of model(input_ids)"
         )
     plan = memory.plan.layers.get(int(module.layer_idx))  # type: ignore[arg-type]
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    assert scaling is not None, "the decoder's attention passes its scaling"
     key = key.to(value.dtype)
     if plan is None:
         out = _within_segments(module, query, key, value, scaling, memory)

@@ -45,8 +45,9 @@ def read(
     """Read documents `input_ids` [B, N] of any length, by segments, from empty memory or `bank`.
 
     Every call begins a new segment, and a last segment that is short is remembered like the
-    others. The first token of a document has no prediction: its NLL is NaN. `use` shows the rows
-    their own memory, none (`off`), or their neighbour's (`other`).
+    others. Gradient is cut at the start of a call. The first token of a document has no
+    prediction: its NLL is NaN. `use` shows the rows their own memory, none (`off`), or their
+    neighbour's (`other`).
 
     Raises ValueError if the model has no memory attached or `input_ids` are not [B, N] with N > 0.
     """
@@ -56,7 +57,7 @@ def read(
     B, N = input_ids.shape
     if bank is None:
         bank = MemoryBank.empty(B, input_ids.device)
-    before = bank.hidden
+    last = bank.hidden
     pieces: list[Tensor] = []
     whole = N // length * length
     for ids in (input_ids[:, :whole], input_ids[:, whole:]):
@@ -72,20 +73,21 @@ def read(
             lengths=ids.new_full((B, S), T),
             use=use,
             segments_per_call=segments_per_call,
+            before=len(pieces) * (whole // length),
         )
         pieces.append(hidden.flatten(1, 2))
     hidden = torch.cat(pieces, 1)
-    head = model.get_output_embeddings()
+    head = cast(torch.nn.Module, model.get_output_embeddings())
     logits = head(hidden)
     nll = hidden.new_full((B, N), torch.nan, dtype=torch.float32)
     nll[:, 1:] = token_nll(logits[:, :-1], input_ids[:, 1:])
-    if before is not None:
-        nll[:, 0] = token_nll(head(before), input_ids[:, 0])
+    if last is not None:
+        nll[:, 0] = token_nll(head(last), input_ids[:, 0])
     return Reading(logits, nll, replace(bank, hidden=hidden[:, -1]))
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of targets [...] under logits [..., V], in nats; 0 for target -100."""
+    """Negative log-likelihood in nats of targets [...] under logits [..., V]; 0 for target -100."""
     flat = F.cross_entropy(
         logits.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=-100
     )
@@ -101,12 +103,14 @@ def run(
     lengths: Tensor,
     use: Use = "own",
     segments_per_call: int | None = None,
+    before: int = 0,
 ) -> tuple[Tensor, MemoryBank]:
     """Read S segments of each row and give their final hidden states [B, S, T, E] and the bank.
 
     input_ids [B, S, T]; starts [B, S]: the segment begins a document, and the row forgets;
     lengths [B, S]: its real tokens, the rest is padding (never remembered). Gradient reaches
-    `bptt_segments` segments back from the last segment of each group of `bptt_segments` + 1.
+    `bptt_segments` segments back from the last segment of each group of `bptt_segments` + 1; groups
+    are counted from `before` segments ahead of these.
     """
     memory = attached(model)
     S = input_ids.shape[1]
@@ -114,7 +118,8 @@ def run(
     hiddens: list[Tensor] = []
     for s in range(0, S, step):
         part = slice(s, s + step)
-        detach = [i % (memory.plan.bptt_segments + 1) == 0 for i in range(S)[part]]
+        group = memory.plan.bptt_segments + 1
+        detach = [(before + i) % group == 0 for i in range(S)[part]]
         hidden, bank = _call(
             model,
             memory,

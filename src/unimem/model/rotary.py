@@ -82,7 +82,5 @@ def memory_scores(
     if scheme == "true":
         return true
     distance = (frame.positions[:, :, None] - positions[:, None, :])[:, None]
-    far = dot(
-        rotate(query, frame.table(start + frame.limit)), rotate(keys, frame.table(start))
-    )
+    far = dot(rotate(query, frame.table(start + frame.limit)), rotate(keys, frame.table(start)))
     return true.where(distance <= frame.limit, far)

@@ -26,6 +26,14 @@ class ClearAll(Management):
 
     size: Annotated[int, Field(gt=0)]
 
+    def check(self, segment_length: int) -> None:
+        """Refuse a budget that cannot hold one segment."""
+        if self.size < segment_length:
+            raise ValueError(
+                f"memory.size={self.size} is less than memory.segment_length={segment_length}: "
+                "clear_all could not hold one segment; raise the one or lower the other"
+            )
+
     def evict(self, memory: Memory, new: int) -> Memory:
         """Drop the older slots of every row that holds more than `size` tokens."""
         overflow = memory.valid.sum(1, keepdim=True) > self.size

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @final
 @option
 class Similarity(Reading):
-    """Similarity reading: each query and head reads its `topk` best slots (Wu 2022, arXiv 2203.08913).
+    """Similarity reading: each query and head reads its `topk` best slots.
 
-    Best is by the attention logit itself, under the position scheme in use, so a top-k of the
-    memory's size is reading all. As in the authors' code no gradient enters the slots read this
-    way unless `grad_topk` is set.
+    Source: Memorizing Transformers (Wu 2022, arXiv 2203.08913). Best is by the attention logit
+    itself, under the position scheme in use, so a top-k of the memory's size is reading all. As in
+    the UniMem authors' code no gradient enters the slots read this way unless `grad_topk` is set.
     """
 
     searches: ClassVar[bool] = True
