@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from typing import Annotated, Any, cast
 
 from hydra import compose as hydra_compose
@@ -13,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from unimem.data.settings import DataSettings
-from unimem.memory.plan import PlanError, injected_layers
+from unimem.memory.plan import PlanError
 from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root
 from unimem.settings import (
@@ -71,19 +73,59 @@ def compose(*overrides: str) -> Config:
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
             node = hydra_compose("train", list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            cause = f"\n{error.__cause__}" if error.__cause__ else ""
-            raise ConfigError(f"{error}{cause}") from None
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(_explain(error, overrides)) from None
     return validate(node)
+
+
+def _explain(error: Exception, overrides: tuple[str, ...]) -> str:
+    """Say in a line or two what Hydra found wrong with the overrides."""
+    text = str(error)
+    unknown = re.match(r"Could not override '([^'@]+)'", text)
+    if unknown:
+        key = unknown[1]
+        others = [o for o in overrides if o.split("=")[0].lstrip("+~") != key]
+        known = [] if len(others) == len(overrides) else _known_keys(others)
+        close = difflib.get_close_matches(key, known, 2, 0.7)
+        hint = f"did you mean {' or '.join(close)}?" if close else "unimem-train --help lists them"
+        return f"{key} is not a setting of the options chosen; {hint}"
+    missing = re.match(r"In '.*': Could not find '(.+)/(.+)'\s+Available options in .*:\n", text)
+    if missing:
+        options = text[missing.end() :].split("Config search path")[0].split()
+        return f"{missing[1]}={missing[2]} is not an option; choose from {', '.join(options)}"
+    return text
+
+
+def _known_keys(overrides: list[str]) -> list[str]:
+    try:
+        return list(_leaves(_plain(hydra_compose("train", overrides), resolve=False)))
+    except (HydraException, OmegaConfBaseException):
+        return []
+
+
+def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _leaves(cast(dict[str, Any], value), f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def resolve(node: DictConfig) -> dict[str, Any]:
     """Turn a composed configuration into plain values, as they are recorded with a run."""
+    missing = [k for k, v in _leaves(_plain(node, resolve=False)).items() if v == "???"]
+    if missing:
+        raise ConfigError(_report([f"{key} has no default; set {key}=..." for key in missing]))
     try:
-        container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        values = _plain(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    values = cast(dict[str, Any], container)
     memory = values["memory"]
     layer = values["injection_layer"]
     if layer is not None:
@@ -114,16 +156,22 @@ def validate(node: DictConfig) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_report(_lines(error))) from None
-    try:
-        layers = config.num_layers()
-        if layers is not None:
-            config.memory.plan(layers)
-        else:
-            injected_layers(config.memory.injection, 1 << 30)
-    except PlanError as error:
-        raise ConfigError(_report(list(error.problems))) from None
+        raise ConfigError(_report(_lines(error) + _plan_problems(values["memory"], None))) from None
+    problems = _plan_problems(values["memory"], config.num_layers())
+    if problems:
+        raise ConfigError(_report(problems))
     return config
+
+
+def _plan_problems(memory: dict[str, Any], num_layers: int | None) -> list[str]:
+    """Name what is wrong with the options' own budgets and layers."""
+    try:
+        MemorySettings.model_validate(memory).plan(num_layers)
+    except ValidationError:
+        return []
+    except PlanError as error:
+        return list(error.problems)
+    return []
 
 
 def _lines(error: ValidationError) -> list[str]:

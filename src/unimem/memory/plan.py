@@ -81,10 +81,11 @@ def option_fields(dimension: str, name: str, given: Any) -> dict[str, Any]:
     return {only.name: given}
 
 
-def build(dimension: str, choice: Choice, place: int = 0, count: int = 1) -> list[Any]:
+def build(dimension: str, choice: Choice, place: int = 0, count: int | None = None) -> list[Any]:
     """Build the chosen options of a dimension for the injected layer `place` of `count`.
 
-    A budget may be a list with one entry for each injected layer. Raises `PlanError` with every
+    A budget may be a list with one entry for each injected layer; how many there are is not
+    checked while `count` is unknown. Raises `PlanError` with every
     problem at once, under the flat names that a user sets.
     """
     built: list[Any] = []
@@ -96,7 +97,7 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int = 1) -> lis
                 if not isinstance(value, list):
                     continue
                 entries = cast(list[Any], value)
-                if len(entries) != count:
+                if count is not None and len(entries) != count:
                     problems.append(
                         f"memory.{key}={entries} has {len(entries)} entries for {count} layers "
                         "with memory; give one number, or one for each layer"
@@ -119,11 +120,11 @@ def _flat_name(dimension: str, name: str, loc: list[str]) -> str:
     return f"memory.{dimension}.{name}" if dimension == "injection" else f"memory.{'.'.join(loc)}"
 
 
-def injected_layers(choice: Choice, num_layers: int) -> tuple[int, ...]:
+def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:
     """Give the layers that have memory; raise `PlanError` for one that the model lacks."""
     chosen: list[Injection] = build("injection", choice)
-    layers = sorted({layer for option in chosen for layer in option.layers(num_layers)})
-    if layers and layers[-1] >= num_layers:
+    layers = sorted({layer for option in chosen for layer in option.layers(num_layers or 1)})
+    if num_layers is not None and layers and layers[-1] >= num_layers:
         name = "injection_layer" if "single" in choice else "memory.injection.layers"
         given = layers[0] if "single" in choice else layers
         raise PlanError(
@@ -149,10 +150,11 @@ def make_plan(
     positions: PositionScheme,
     fusion: Fusion,
     choices: Mapping[str, Choice],
-    num_layers: int,
+    num_layers: int | None,
 ) -> MemoryPlan:
     """Build every layer's options. Raises `PlanError`."""
     layers = injected_layers(choices["injection"], num_layers)
+    count = None if num_layers is None else len(layers)
     problems: dict[str, None] = {}
     plans: dict[int, LayerPlan] = {}
     writings: list[Writing] = build("writing", choices["writing"])
@@ -160,7 +162,7 @@ def make_plan(
         parts: dict[str, list[Any]] = {}
         for dimension in ("management", "reading"):
             try:
-                parts[dimension] = build(dimension, choices[dimension], place, len(layers))
+                parts[dimension] = build(dimension, choices[dimension], place, count)
             except PlanError as error:
                 problems.update(dict.fromkeys(error.problems))
         if problems:

@@ -102,8 +102,11 @@ class MemorySettings(BaseModel):
         }
         return flat
 
-    def plan(self, num_layers: int) -> MemoryPlan:
-        """Build the options for a model of `num_layers` layers. Raises `PlanError`."""
+    def plan(self, num_layers: int | None) -> MemoryPlan:
+        """Build the options for a model of `num_layers` layers. Raises `PlanError`.
+
+        Of a model whose depth is not known yet only the layers that are named are planned.
+        """
         return make_plan(
             segment_length=self.segment_length,
             bptt_segments=self.bptt_segments,

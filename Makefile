@@ -1,0 +1,48 @@
+# make help lists the targets. Every target makes .venv and installs what it needs first.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICK ?=
+JOBS ?= auto
+# Small tensors on many threads fight over the cores; tests run in processes instead.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint types format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: $(VENV)/installed ## make .venv and install the tested set of packages
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older; use make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "== installing into $(VENV): torch, transformers and the rest, about 1.6 GB"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: install ## train with and without memory, show what memory does (QUICK=1: in a minute)
+	@$(BIN)/python -m unimem.cli.quickstart $(if $(QUICK),--quick)
+
+test: install ## the whole suite but what takes long
+	@echo "== the suite, without the tests marked slow (make test-slow)"
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
+
+test-slow: install ## the tests that take long
+	@echo "== the tests marked slow"
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m slow
+
+lint: install ## style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install ## types
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install ## bring the style in order
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean: ## remove .venv and caches; outputs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,77 @@
+"""The layout that keeps the code readable: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import unimem
+
+ROOT = Path(unimem.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# A module may import from its own package and from those named beside it, never upwards.
+ALLOWED = {
+    "memory": {"memory"},
+    "data": {"data"},
+    "paths": set(),
+    "settings": set(),
+    "config": {"memory", "data", "paths", "settings"},
+    "model": {"model", "memory", "settings"},
+    "evaluation": {"evaluation", "model", "memory", "data", "settings", "results"},
+    "results": {"results"},
+    "training": {
+        "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
+    },
+}  # fmt: skip
+
+
+def imports(file: Path) -> set[str]:
+    """The packages of ours that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unimem"):
+            found.add(node.module.removeprefix("unimem").strip("."))
+        if isinstance(node, ast.Import):
+            found |= {
+                a.name.removeprefix("unimem").strip(".") for a in node.names if "unimem" in a.name
+            }
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_go_downwards_by_full_path(file):
+    place = file.relative_to(ROOT).with_suffix("").parts[0]
+    for module in imports(file):
+        if place in ("cli", "__init__"):
+            continue
+        assert module, f"{file} imports through the package root"
+        assert module.split(".")[0] in ALLOWED[place], f"{file} imports unimem.{module}"
+
+
+def test_dimensions_do_not_know_each_other():
+    for file in FILES:
+        parts = file.relative_to(ROOT).parts
+        if parts[0] == "memory" and len(parts) == 3:
+            for module in imports(file):
+                assert module in (
+                    "memory.option", "memory.state", f"memory.{parts[1]}.base",
+                ), f"{file} imports unimem.{module}"  # fmt: skip
+
+
+def test_nothing_dangerous_is_called():
+    """No pickle, no eval, no unsafe load: other people's files are data."""
+    for file in FILES:
+        text = file.read_text()
+        for word in (
+            "weights_only=False",
+            "allow_pickle=True",
+            "yaml.load(",
+            "load_from_checkpoint",
+        ):
+            assert word not in text, f"{word} in {file}"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), file
+            if isinstance(node, ast.Import):
+                assert not {a.name for a in node.names} & {"pickle", "dill"}, file

@@ -1,0 +1,159 @@
+"""Overrides as a user gives them: what they mean, and what is answered when they are wrong."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from unimem.config import ConfigError, compose
+from unimem.memory.plan import DIMENSIONS, option_names
+from unimem.paths import config_root
+
+CONF = config_root() / "conf"
+METHODS = sorted(f.stem for f in (CONF / "method").glob("*.yaml"))
+
+
+def test_choice_and_budget():
+    memory = compose("memory.reading=similarity", "memory.topk=32").memory
+    assert memory.label("reading") == "similarity"
+    assert memory.plan(22).layers[11].reading.topk == 32
+
+
+def test_choice_by_list():
+    config = compose("memory.reading=[similarity,position]", "memory.topk=4", "memory.window=512")
+    assert config.memory.label("reading") == "position+similarity"
+    position, similarity = config.memory.plan(22).layers[11].reading.parts
+    assert (position.window, similarity.topk) == (512, 4)
+
+
+def test_command_line_comes_before_the_preset():
+    memory = compose("method=unimix", "memory.management=clear_all", "memory.topk=9").memory
+    assert memory.label("management") == "clear_all"
+    assert memory.management["clear_all"] == {"size": 10240}
+    assert memory.reading["similarity"]["topk"] == 9
+
+
+def test_preset_knob_of_an_option_not_chosen_is_dropped_with_a_line(caplog):
+    with caplog.at_level(logging.WARNING):
+        memory = compose("method=unimix", "memory.reading=position").memory
+    assert memory.label("reading") == "position"
+    assert "topk=4 is not used" in caplog.text
+
+
+@pytest.mark.parametrize("layer", [0, 1, 21])
+def test_injection_layer_alone_selects_one_layer(layer):
+    config = compose(f"injection_layer={layer}")
+    assert config.memory.label("injection") == "single"
+    assert list(config.memory.plan(22).layers) == [layer]
+
+
+def test_injection_layer_keeps_soft_tokens():
+    memory = compose("method=unimix", "injection_layer=4").memory
+    assert memory.label("injection") == "input+single"
+    assert list(memory.plan(22).layers) == [4]
+
+
+def test_budget_by_layer():
+    overrides = ("memory.injection.layers=[3,5]", "memory.topk=[7,9]", "memory.size=[10,20]")
+    plan = compose(*overrides).memory.plan(22)
+    assert [plan.layers[i].reading.topk for i in (3, 5)] == [7, 9]
+    assert [plan.layers[i].management.size for i in (3, 5)] == [10, 20]
+
+
+@pytest.mark.parametrize("word", ["zero", "true", "capped"])
+def test_position_schemes_are_words(word):
+    assert compose(f"memory.positions={word}").memory.plan(22).layers[11].positions == word
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["memory.tpok=32"], ["memory.tpok"]),
+        (["memory.reading=nope"], ["memory.reading=nope", "all", "none", "position", "similarity"]),
+        (["injection_layer=99"], ["injection_layer=99", "22 layers (0..21)"]),
+        (["memory.injection.layers=[3,22]"], ["memory.injection.layers=[3, 22]", "(0..21)"]),
+        (["memory.reading=position", "memory.topk=3"], ["memory.topk"]),
+        (
+            ["memory.topk=0", "memory.size=abc", "trainer.batch_size=-1", "seed=x"],
+            ["memory.topk", "got 0", "memory.size", "'abc'", "trainer.batch_size", "seed"],
+        ),
+        (["memory.management=none"], ["memory.management=none keeps nothing", "similarity"]),
+        (["memory.reading=none"], ["memory.management=fifo stores", "memory.reading=none"]),
+        (["memory.injection=input"], ["memory.injection=input", "memory.writing=model_forward"]),
+        (["memory.writing=model_forward"], ["memory.injection=input"]),
+        (["memory.writing=[direct,model_forward]"], ["memory.injection=input; add it"]),
+        (["method=rmt", "memory.bptt_segments=0"], ["memory.bptt_segments=0", "learn nothing"]),
+        (["method=longformer", "memory.size=100"], ["memory.size=100", "segment_length=512"]),
+        (["memory.injection=single"], ["injection_layer=N"]),
+        (["memory.topk=[1,2]"], ["memory.topk=[1, 2] has 2 entries for 1 layers"]),
+        (["memory.management=[fifo,unbounded]"], ["one management"]),
+        (["memory.reading=[none,all]"], ["mixes none"]),
+        (["+memory.foo=3"], ["memory.foo is not used"]),
+        (["memory.positions=far"], ["memory.positions", "'zero', 'true' or 'capped'"]),
+        (["model=hf"], ["model.name"]),
+        (["model.num_heads=7"], ["num_heads=7"]),
+        (["name=../escape"], ["name"]),
+        (["data.alpha=2"], ["data.alpha"]),
+    ],
+)
+def test_wrong_settings_are_named_all_at_once(overrides, messages):
+    with pytest.raises(ConfigError) as error:
+        compose(*overrides)
+    for message in messages:
+        assert message in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_composes_and_says_what_it_is(method):
+    config = compose(f"method={method}")
+    assert config.method.name == method
+    assert config.memory.plan(22).segment_length == 512
+    assert method == "custom" or config.method.title and config.method.note
+
+
+def test_authors_presets():
+    """The budgets of the authors' presets, with their defects left out."""
+    layers = compose("method=memorizing_transformer").memory.plan(22).layers
+    assert sorted(layers) == [11, 21] and layers[11].reading.topk == 32
+    longformer = compose("method=longformer").memory.plan(22).layers
+    window = longformer[0].reading
+    assert (window.window, window.stride, window.num_global) == (512, 2, 4)
+    assert longformer[21].management.size == 1024
+    unimix = compose("method=unimix").memory.plan(22)
+    assert sorted(unimix.layers) == list(range(11, 22))
+    assert unimix.layers[11].management.size == 10240
+    assert (unimix.soft.num_soft_tokens, unimix.soft.soft_segments) == (40, 1)
+    assert compose("method=vanilla").memory.plan(22).layers == {}
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_every_option_has_a_file_of_its_name(dimension):
+    folder = CONF / f"memory.{dimension}"
+    assert sorted(f.stem for f in folder.glob("*.yaml")) == option_names(dimension)
+
+
+def test_options_agree_on_shared_knobs():
+    """A knob that several files declare has one default, but for the soft tokens' gradient."""
+    seen: dict[str, object] = {}
+    for dimension in DIMENSIONS:
+        for file in (CONF / f"memory.{dimension}").glob("*.yaml"):
+            for key, value in yaml.safe_load(file.read_text()).items():
+                if key not in DIMENSIONS and file.stem != "model_forward":
+                    assert seen.setdefault(key, value) == value, (file, key)
+
+
+def test_composed_configuration_costs_no_torch():
+    code = (
+        "import sys; from unimem.config import compose; compose('method=unimix'); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_recorded_configuration_is_plain():
+    config = compose("method=unimix")
+    assert OmegaConf.create(config.memory.flat())["memory.reading"] == "position+similarity"
