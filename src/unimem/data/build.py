@@ -59,8 +59,11 @@ def cache_folder(cache: str | None) -> Path:
 
 
 def _text_corpus(settings: TokenizedSettings, source: Source) -> Corpus:
-    tokenizer = _tokenizer(settings, source)
-    stores = {split: _store(settings, source, tokenizer, split) for split in _SPLITS}
+    source_digest = source.digest()
+    tokenizer = _tokenizer(settings, source, source_digest)
+    stores: dict[Split, TokenStore] = {}
+    for split in ("train", "validation"):
+        stores[split] = _store(settings, source, source_digest, tokenizer, split)
     return Corpus(
         name=settings.kind,
         train=stores["train"],
@@ -78,26 +81,27 @@ def _text_corpus(settings: TokenizedSettings, source: Source) -> Corpus:
     )
 
 
-_SPLITS: tuple[Split, ...] = ("train", "validation")
-
-
 def _split_settings(settings: TokenizedSettings) -> dict[str, object]:
     """Return what decides which text is in which split."""
     return settings.model_dump(include={"held_out", "validation_split", "text_column"})
 
 
-def _tokenizer(settings: TokenizedSettings, source: Source) -> Tokenizer:
+def _tokenizer(settings: TokenizedSettings, source: Source, source_digest: str) -> Tokenizer:
     if settings.tokenizer != "bpe":
         return load_hugging_face(settings.tokenizer)
     options = [settings.vocab_size, TRAINING_CHARACTERS, _split_settings(settings)]
-    file = cache_folder(settings.cache) / "tokenizers" / f"{_digest(source.digest, options)}.json"
+    file = cache_folder(settings.cache) / "tokenizers" / f"{_digest(source_digest, options)}.json"
     # What is left out is counted and named when the tokens are made.
     texts = (text.text for text in source.texts("train", Skips()))
     return cached_bpe(file, texts, settings.vocab_size)
 
 
 def _store(
-    settings: TokenizedSettings, source: Source, tokenizer: Tokenizer, split: Split
+    settings: TokenizedSettings,
+    source: Source,
+    source_digest: str,
+    tokenizer: Tokenizer,
+    split: Split,
 ) -> TokenStore:
     limit = settings.train_documents if split == "train" else settings.validation_documents
     where = f"data={settings.kind}, {split}"
@@ -136,10 +140,8 @@ def _store(
         settings.max_tokens,
         _split_settings(settings),
     ]
-    key = _digest(source.digest, tokenizer.digest, options)
-    return open_or_build(
-        cache_folder(settings.cache) / "tokens" / key, tokenizer.vocab_size, write
-    )
+    key = _digest(source_digest, tokenizer.digest, options)
+    return open_or_build(cache_folder(settings.cache) / "tokens" / key, tokenizer.vocab_size, write)
 
 
 def _nothing(where: str, skips: Skips) -> str:

@@ -6,6 +6,7 @@ reads can count and name it.
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import tempfile
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import pyarrow
 
@@ -135,7 +136,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _json_rows(file: IO[bytes]) -> Iterator[Mapping[str, Any] | str | None]:
+def _json_rows(file: io.BufferedIOBase) -> Iterator[Mapping[str, Any] | str | None]:
     for line in file:
         if not line.strip():
             yield None
@@ -154,10 +155,11 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     from datasets import Dataset
 
     with tempfile.TemporaryDirectory() as cache:
-        yield from Dataset.from_parquet(str(path), streaming=True, cache_dir=cache)
+        rows = Dataset.from_parquet(str(path), streaming=True, cache_dir=cache)
+        yield from cast(Iterable[Mapping[str, Any]], rows)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> io.BufferedIOBase:
     match path.suffix:
         case ".gz":
             return gzip.open(path)
@@ -166,6 +168,6 @@ def _open(path: Path) -> IO[bytes]:
         case ".xz":
             return lzma.open(path)
         case ".zst":
-            return pyarrow.input_stream(str(path), compression="zstd")
+            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
         case _:
             return path.open("rb")

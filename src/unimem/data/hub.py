@@ -1,5 +1,6 @@
 """Documents in a repository of the Hugging Face hub, streamed."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import final
 from unimem.data.documents import DataError
 from unimem.data.formats import records_of_rows
 from unimem.data.sources import Assign, Skips, Split, Text, usable
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -30,22 +33,27 @@ class HubSource:
     text_column: str | None
     assign: Assign
 
-    @cached_property
     def digest(self) -> str:
-        """Return the commit, which stands for the content; asked of the hub unless it is given.
+        """Return repository and commit, which stand for the content.
 
         Raises:
             DataError: the hub or the repository cannot be reached.
         """
+        return f"{self.repository}@{self._commit}"
+
+    @cached_property
+    def _commit(self) -> str:
+        """Ask the hub, unless the revision is a commit already."""
         if self.revision and re.fullmatch("[0-9a-f]{40}", self.revision):
-            return f"{self.repository}@{self.revision}"
+            return self.revision
         from huggingface_hub import HfApi
 
         try:
             commit = HfApi().dataset_info(self.repository, revision=self.revision).sha
         except Exception as error:  # the hub's client raises its own, httpx's and OSError
             raise self._unreachable(error) from error
-        return f"{self.repository}@{commit}"
+        logger.info("%s: commit %s; pin it with data.revision=", self.repository, commit)
+        return str(commit)
 
     def total(self, split: Split) -> int | None:
         """Return None: the hub need not say."""
@@ -64,17 +72,19 @@ class HubSource:
             rows = load_dataset(
                 self.repository,
                 split=hub_split,
-                revision=self.digest.partition("@")[2],
+                revision=self._commit,
                 streaming=True,
             )
+            records = records_of_rows(rows, hub_split, self.text_column)
+            yield from usable(records, split, self.assign, skips)
+        except DataError:
+            raise
         except Exception as error:  # as above, and those of datasets
             raise self._unreachable(error) from error
-        records = records_of_rows(rows, hub_split, self.text_column)
-        return usable(records, split, self.assign, skips)
 
     def _unreachable(self, error: Exception) -> DataError:
         reason = str(error).partition("\n")[0]
         return DataError(
             f"data.repository={self.repository} cannot be read ({type(error).__name__}: {reason}): "
-            "give a local copy with data.path="
+            "give a local copy with data.path=, or the commit of a cached one with data.revision="
         )

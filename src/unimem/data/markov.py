@@ -34,9 +34,10 @@ class MarkovOracle:
     p(j | i) = (n_ij + alpha) / (n_i + alpha V).
 
     This is Bayes' rule, and exact, wherever the visible tokens reach back to the document's start.
-    In a window that starts later its first token is itself a faint hint (a state often visited is
-    met more often), which the formula does not use: over all tokens of such a window together the
-    best loss is lower by at most I(first state; chain) = ln V - E[entropy of the stationary law].
+    A window that starts later begins in a state that was probably met often, a faint hint about the
+    chain that the formula does not use. What it costs, over all tokens predicted from the window
+    together, is at most I(first state; chain), about ln V - E[entropy of the stationary law]:
+    0.56 nats for V = 8 and alpha = 0.1, hence 0.009 per token of 64 without memory.
     """
 
     states: int

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, final
 
@@ -60,7 +59,6 @@ class Skips:
 class Source(Protocol):
     """Documents of text in two splits."""
 
-    @property
     def digest(self) -> str:
         """Return what stands for the content (sha256 or a commit)."""
         ...
@@ -107,7 +105,6 @@ class FileSource:
     text_column: str | None = None
     assign: Assign
 
-    @cached_property
     def digest(self) -> str:
         """Return the sha256 of all names and contents."""
         digest = hashlib.sha256()
@@ -126,9 +123,7 @@ class FileSource:
         for name, path in self.files.items():
             if is_plain(path) and self.assign(Record(name)) != split:
                 continue
-            yield from usable(
-                read_records(path, name, self.text_column), split, self.assign, skips
-            )
+            yield from usable(read_records(path, name, self.text_column), split, self.assign, skips)
 
 
 def find_files(paths: Iterable[Path]) -> dict[str, Path]:

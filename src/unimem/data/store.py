@@ -115,7 +115,9 @@ class StoreWriter:
         self._tokens.close()
 
 
-def open_or_build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], None]) -> TokenStore:
+def open_or_build(
+    folder: Path, vocab_size: int, write: Callable[[StoreWriter], None]
+) -> TokenStore:
     """Open the store `folder`; build it with `write` where it is absent or damaged.
 
     Two processes may build the same store at once: the one that ends later uses the other's.
@@ -134,6 +136,17 @@ def open_or_build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], 
         except DataError as error:
             logger.warning("%s; building it again", error)
             shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _build(folder, vocab_size, write)
+    except OSError as error:
+        raise DataError(
+            f"{folder.parent} cannot be written ({error.strerror}): "
+            "make room there, or name another folder with data.cache="
+        ) from error
+    return TokenStore(folder)
+
+
+def _build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], None]) -> None:
     building = _temporary_folder(folder)
     try:
         writer = StoreWriter(building, vocab_size)
@@ -152,7 +165,6 @@ def open_or_build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], 
         _sync_folder(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return TokenStore(folder)
 
 
 def _dtype(vocab_size: int) -> np.dtype:
@@ -162,16 +174,11 @@ def _dtype(vocab_size: int) -> np.dtype:
 def _temporary_folder(folder: Path) -> Path:
     """Make the folder to build in, and remove those that killed builds left behind."""
     prefix = f"{folder.name}.{socket.gethostname()}."
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f"{prefix}*"):
-            if not _is_alive(int(left.name.removeprefix(prefix).split(".")[0])):
-                shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent))
-    except OSError as error:
-        raise DataError(
-            f"data.cache={folder.parent} cannot be written ({error.strerror}): name another folder"
-        ) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{prefix}*"):
+        if not _is_alive(int(left.name.removeprefix(prefix).split(".")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent))
 
 
 def _is_alive(pid: int) -> bool:

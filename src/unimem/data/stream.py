@@ -102,11 +102,11 @@ class SegmentStream:
         self._begin(epoch=0)
 
     def __len__(self) -> int:
-        """Return the number of batches of the epoch, or `steps`."""
+        """Return `steps`, or the number of batches of the epoch that was begun last."""
         if self._steps is not None:
             return self._steps
         free_at = [0] * self._num_rows
-        for i in self._order(self._first_epoch):
+        for i in self._order(self._epoch):
             segments = -(-int(self._lengths[i]) // self._segment_length)
             heapq.heapreplace(free_at, free_at[0] + segments)
         return -(-max(free_at) // self._segments_per_step)
@@ -123,14 +123,13 @@ class SegmentStream:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position after the last batch that was yielded: ints and lists of ints."""
+        """Return the position after the last batch that was yielded: ints and lists."""
         return {
             "seed": self._seed,
+            "shuffle": self._shuffle,
             "segment_length": self._segment_length,
             "segments_per_step": self._segments_per_step,
-            "num_documents": len(self._lengths),
             "num_tokens": int(self._lengths.sum()),
-            "first_epoch": self._first_epoch,
             "epoch": self._epoch,
             "taken": self._taken,
             "step": self._step,
@@ -145,8 +144,7 @@ class SegmentStream:
             ValueError: the state is of another stream.
         """
         own = self.state_dict()
-        fixed = ("seed", "segment_length", "segments_per_step", "num_documents", "num_tokens")
-        for name in fixed:
+        for name in ("seed", "shuffle", "segment_length", "segments_per_step", "num_tokens"):
             if state[name] != own[name]:
                 raise ValueError(
                     f"the saved position has {name}={state[name]} but this run {own[name]}: "
@@ -158,7 +156,6 @@ class SegmentStream:
                 f"{self._num_rows}: keep batch size times number of processes"
             )
         self._begin(state["epoch"])
-        self._first_epoch = state["first_epoch"]
         self._taken = state["taken"]
         self._step = state["step"]
         self._row_documents = list(state["row_documents"])
@@ -166,7 +163,7 @@ class SegmentStream:
         self._resumed = True
 
     def _begin(self, epoch: int) -> None:
-        self._first_epoch = self._epoch = epoch
+        self._epoch = epoch
         self._permutation = self._order(epoch)
         self._taken = 0
         self._step = 0

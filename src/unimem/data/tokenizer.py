@@ -23,8 +23,9 @@ BEGIN = "<|endoftext|>"
 TRAINING_CHARACTERS = 100_000_000
 """A BPE is trained on no more text than this: more of it changes little and takes long."""
 
-# Tokenizers keep tens of bytes per character of a text: longer ones are encoded in pieces.
+# Encoding takes tens of bytes per character: these bound how much is encoded at a time.
 _PIECE = 1 << 18
+_PIECES = 64
 _BATCH = 1 << 22
 
 
@@ -105,13 +106,17 @@ class Tokenizer:
             temporary.replace(file)
 
     def _encode(self, batch: list[list[str]]) -> Iterator[np.ndarray]:
-        flat = [piece for text in batch for piece in text]
-        encoded = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))
+        encoded = self._encode_pieces([piece for text in batch for piece in text])
+        begin = np.array([] if self.begin is None else [self.begin], dtype=np.int64)
         for text in batch:
-            ids = [] if self.begin is None else [self.begin]
-            for encoding in islice(encoded, len(text)):
-                ids += encoding.ids
-            yield np.array(ids, dtype=np.int64)
+            yield np.concatenate([begin, *islice(encoded, len(text))])
+
+    def _encode_pieces(self, flat: list[str]) -> Iterator[np.ndarray]:
+        for i in range(0, len(flat), _PIECES):
+            for encoding in self._backend.encode_batch_fast(
+                flat[i : i + _PIECES], add_special_tokens=False
+            ):
+                yield np.array(encoding.ids, dtype=np.int64)
 
 
 def pieces(text: str) -> Iterator[str]:

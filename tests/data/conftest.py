@@ -1,0 +1,29 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Read when huggingface_hub is first imported: nothing here may ask the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from unimem.data.settings import DataSettings
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., DataSettings]:
+    """The yaml file of a kind, with some values replaced."""
+
+    def load(kind: str, **values: Any) -> DataSettings:
+        written = yaml.safe_load((CONF / f"{kind}.yaml").read_text("utf-8"))
+        if "cache" in written:
+            written["cache"] = str(tmp_path / "cache")
+        assert values.keys() <= written.keys()
+        return TypeAdapter(DataSettings).validate_python(written | values)
+
+    return load

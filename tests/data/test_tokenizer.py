@@ -1,0 +1,127 @@
+import logging
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from unimem.data.documents import DataError
+from unimem.data.tokenizer import BEGIN, Tokenizer, cached_bpe, load_hugging_face, pieces, train_bpe
+
+TEXTS = ["def f(x):\n    return x + 1\n" * 9, "größer als 3 €\n" * 5, "日本語 🙂\r\n\ttab\0"]
+BPE = train_bpe(TEXTS, 300)
+
+
+def test_bpe_spends_its_vocabulary():
+    assert BPE.vocab_size == 300
+    assert train_bpe(["ab"], 300).vocab_size == 258
+
+
+def test_training_is_deterministic():
+    assert train_bpe(TEXTS, 300).digest == BPE.digest
+    assert train_bpe(TEXTS, 299).digest != BPE.digest
+    assert train_bpe(TEXTS[:1], 300).digest != BPE.digest
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_texts_come_back_and_bytes_add_up(texts):
+    for text, ids in zip(texts, BPE.encode(texts), strict=True):
+        assert ids[0] == BPE.begin
+        assert BPE.decode(ids) == text
+        assert BPE.token_bytes is not None
+        assert BPE.token_bytes[ids].sum() == len(text.encode())
+
+
+def test_a_special_token_in_a_document_is_text():
+    (ids,) = BPE.encode([BEGIN])
+    assert ids.tolist().count(BPE.begin) == 1
+    assert BPE.token_bytes is not None and BPE.token_bytes[ids].sum() == len(BEGIN)
+
+
+@pytest.mark.parametrize("text", ["x" * 600_000, "a line\n" * 100_000, "", "short"])
+def test_long_texts_are_cut_into_pieces_that_add_up(text):
+    cut = list(pieces(text))
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= 1 << 18
+    assert all(piece.endswith("\n") for piece in cut[:-1]) or "\n" not in text
+
+
+def test_a_long_line_comes_back():
+    text = "word " * 300_000
+    (ids,) = BPE.encode([text])
+    assert BPE.decode(ids) == text
+
+
+def test_cached_tokenizer_is_the_trained_one(tmp_path, caplog):
+    file = tmp_path / "tokenizers" / "a.json"
+    assert cached_bpe(file, TEXTS, 300).digest == BPE.digest
+    assert cached_bpe(file, ["never read"], 300).digest == BPE.digest
+    file.write_text(file.read_text("utf-8")[:1000], "utf-8")
+    with caplog.at_level(logging.WARNING):
+        assert cached_bpe(file, TEXTS, 300).digest == BPE.digest
+    assert "a.json is damaged" in caplog.text
+
+
+def save(backend: tokenizers.Tokenizer, folder, **special: str) -> str:
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    return str(folder)
+
+
+def test_hugging_face_folder(tmp_path):
+    backend = tokenizers.Tokenizer(models.BPE(*bpe_parts()))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    loaded = load_hugging_face(save(backend, tmp_path, bos_token="<s>", eos_token="</s>"))
+    assert loaded.begin == backend.token_to_id("<s>")
+    for text, ids in zip(TEXTS, loaded.encode(TEXTS), strict=True):
+        assert ids[0] == loaded.begin and loaded.decode(ids) == text
+        assert loaded.token_bytes is not None
+        assert loaded.token_bytes[ids].sum() == len(text.encode())
+
+
+def bpe_parts():
+    vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    return {**vocab, "<s>": 256, "</s>": 257}, []
+
+
+def test_bytes_of_a_sentencepiece_vocabulary():
+    vocab = {"<unk>": 0, **{f"<0x{b:02X}>": b + 1 for b in range(256)}, "▁": 257, "ä": 258}
+    vocab["▁ä"] = 259
+    backend = tokenizers.Tokenizer(models.BPE(vocab, [("▁", "ä")], byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer = Tokenizer(backend, begin=None)
+    text = " ä ää€"
+    (ids,) = tokenizer.encode([text])
+    assert ids.tolist()[:3] == [259, 259, 258]
+    assert tokenizer.token_bytes is not None
+    assert tokenizer.token_bytes[ids].sum() == len(text.encode())
+
+
+def test_tokens_that_do_not_tell_their_bytes(caplog):
+    backend = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    with caplog.at_level(logging.WARNING):
+        assert Tokenizer(backend, begin=None).token_bytes is None
+    assert "no bits per byte" in caplog.text
+
+
+def test_truncation_and_padding_of_a_tokenizer_are_not_taken_over(tmp_path):
+    BPE.save(tmp_path / "bpe.json")
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "bpe.json"))
+    backend.enable_truncation(3)
+    backend.enable_padding(length=50)
+    (ids,) = Tokenizer(backend, begin=0).encode(TEXTS[:1])
+    np.testing.assert_array_equal(ids, next(BPE.encode(TEXTS[:1])))
+
+
+@pytest.mark.parametrize("name", ["no/such-tokenizer", "empty"])
+def test_a_tokenizer_that_is_not_there(tmp_path, name):
+    if name == "empty":
+        name = str(tmp_path)
+    with pytest.raises(DataError, match=rf"data.tokenizer={name} cannot be loaded .*: give bpe,"):
+        load_hugging_face(name)
