@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from hydra import compose as hydra_compose
@@ -70,22 +71,29 @@ def compose(*overrides: str) -> Config:
 
     Raises `ConfigError` with all problems at once.
     """
+    return validate(compose_node("train", overrides))
+
+
+def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a primary configuration of `conf/`, unchecked.
+
+    Raises `ConfigError` for a name or an option that does not exist.
+    """
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            node = hydra_compose("train", list(overrides))
+            return hydra_compose(config_name, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(_explain(error, overrides)) from None
-    return validate(node)
+            raise ConfigError(_explain(error, config_name, overrides)) from None
 
 
-def _explain(error: Exception, overrides: tuple[str, ...]) -> str:
+def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
     """Say in a line or two what Hydra found wrong with the overrides."""
     text = str(error)
     unknown = re.match(r"Could not override '([^'@]+)'", text)
     if unknown:
         key = unknown[1]
         others = [o for o in overrides if o.split("=")[0].lstrip("+~") != key]
-        known = [] if len(others) == len(overrides) else _known_keys(others)
+        known = _known_keys(config_name, others) if len(others) < len(overrides) else []
         close = difflib.get_close_matches(key, known, 2, 0.7)
         hint = f"did you mean {' or '.join(close)}?" if close else "unimem-train --help lists them"
         return f"{key} is not a setting of the options chosen; {hint}"
@@ -96,9 +104,9 @@ def _explain(error: Exception, overrides: tuple[str, ...]) -> str:
     return text
 
 
-def _known_keys(overrides: list[str]) -> list[str]:
+def _known_keys(config_name: str, overrides: list[str]) -> list[str]:
     try:
-        return list(_leaves(_plain(hydra_compose("train", overrides), resolve=False)))
+        return list(_leaves(_plain(hydra_compose(config_name, overrides), resolve=False)))
     except (HydraException, OmegaConfBaseException):
         return []
 

@@ -81,12 +81,15 @@ def fuse_gated(read: Part, segment: Part, gate: Tensor, any_visible: Tensor) -> 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:
     """Softmax over the visible logits, in float32; gradient enters the values of live slots."""
     logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
-    weights = logits.softmax(-1).to(values.dtype)
+    weights = logits.softmax(-1)
+    # the largest weight is exp(largest logit - lse): cheaper than another pass of exponentials
+    lse = logits.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
+    weights = weights.to(values.dtype)
     if live is not None and values.requires_grad:
         out = _mix(weights * live, values) + _mix(weights * ~live, values.detach())
     else:
         out = _mix(weights, values)
-    return Part(out, logits.logsumexp(-1, keepdim=True))
+    return Part(out, lse)
 
 
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
