@@ -145,3 +145,18 @@ def test_training_losses_and_gradients(name):
     torch.testing.assert_close(losses, data["loss_n2_joint01"], atol=1e-5, rtol=0)
     losses.sum().backward()
     check(model, "n2_joint01")
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c["training"]])
+def test_training_with_adamw(name):
+    """Six steps of AdamW, a segment each, with the gradient cut between them."""
+    data = load_file(GOLDEN / CASES[name]["file"])
+    model = build(CASES[name])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    bank = MemoryBank.empty(data["input_ids"].shape[1])
+    for ids, expected in zip(data["input_ids"], data["adamw_loss_n1"], strict=True):
+        _, loss, bank = step(model, bank.detach(), ids)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
