@@ -143,15 +143,7 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
-    preset = cast(dict[str, Any], values.pop("preset"))
-    used = set(memory) | set(memory["injection"])
-    for key in preset.keys() - used:
-        logger.warning(
-            "method=%s: its %s=%s is not used by the options chosen, and is dropped",
-            values["method"]["name"],
-            key,
-            preset[key],
-        )
+    del values["preset"]  # the knobs have taken from it what they need
     return values
 
 
@@ -161,6 +153,14 @@ def validate(node: DictConfig) -> Config:
     Raises `ConfigError` with one line for each problem.
     """
     values = resolve(node)
+    used = set(values["memory"]) | set(values["memory"]["injection"])
+    for key in node.preset.keys() - used:
+        logger.warning(
+            "method=%s: its %s=%s is not used by the options chosen, and is dropped",
+            values["method"]["name"],
+            key,
+            node.preset[key],
+        )
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

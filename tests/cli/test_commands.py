@@ -1,0 +1,167 @@
+"""The commands as a user types them, made small by what is appended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unimem.cli import methods, sweep, train
+from unimem.paths import config_root
+
+SMALL = [
+    "data=markov",
+    "data.length=96",
+    "data.train_documents=8",
+    "data.validation_documents=2",
+    "memory.segment_length=32",
+    "model.hidden_size=32",
+    "model.intermediate_size=32",
+    "model.num_heads=4",
+    "trainer.max_steps=1",
+    "trainer.warmup_steps=0",
+    "evaluation.controls=false",
+    "logger=none",
+]
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path, capsys):
+    """Call a command's main function with arguments, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["unimem", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(f.read_text()) for f in sorted(folder.rglob("result.json"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["memory.reading=similarity", "memory.topk=32"], {"memory.reading": "similarity"}),
+        (
+            ["memory.reading=[similarity,position]", "memory.topk=4", "memory.window=512"],
+            {"memory.reading": "position+similarity", "memory.topk": 4, "memory.window": 512},
+        ),
+        (
+            ["method=unimix", "memory.management=clear_all"],
+            {"memory.management": "clear_all", "memory.writing": "direct+model_forward"},
+        ),
+        (
+            ["method=unimix", "memory.reading=position"],
+            {"memory.reading": "position", "memory.window": 512},
+        ),
+    ],
+)
+def test_train(call, tmp_path, arguments, expected):
+    code, printed, _ = call(train.main, *arguments, *SMALL)
+    assert code == 0
+    (record,) = records(tmp_path)
+    assert record["memory"].items() >= expected.items()
+    assert "memory own" in printed
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["trainer"]["max_steps"] == 1
+
+
+def test_sweep_over_layers(call, tmp_path):
+    code, _, _ = call(sweep.main, "injection_layer=range(1,4)", *SMALL)
+    assert code == 0
+    layers = sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
+    assert layers == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_sweep_over_every_layer(call, tmp_path):
+    code, _, _ = call(sweep.main, "injection_layer=range(1,22)", *SMALL)
+    assert code == 0
+    found = sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
+    assert found == list(range(1, 22))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["memory.tpok=32"], "memory.tpok is not a setting of the options chosen; did you mean"),
+        (["memory.reading=nope"], "choose from all, none, position, similarity"),
+        (["injection_layer=99"], "injection_layer=99 but the model has 22 layers (0..21)"),
+        (["injection_layer=range(1,22)"], "use unimem-sweep"),
+        (["memory.topk==3"], "write name=value"),
+        (["data=text", "data.path=/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_mistakes_are_answered_in_a_line(call, tmp_path, arguments, message):
+    code, printed, error = call(train.main, *arguments)
+    answer = f"{error}{code}"
+    assert code not in (0, None)
+    assert message in answer
+    assert "Traceback" not in answer and "HYDRA_FULL_ERROR" not in answer
+    assert len(answer.strip().splitlines()) <= 3
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_unknown_study_lists_the_studies(call):
+    code, _, error = call(sweep.main, "sweeps=nope")
+    assert "sweeps=nope is not an option; choose from" in f"{error}{code}"
+
+
+def test_help_names_dimensions_options_and_examples(call):
+    code, printed, _ = call(train.main, "--help")
+    assert not code
+    for words in ("memory.management", "memory.injection: all, input", "unimem-sweep 'injection"):
+        assert words in printed
+
+
+def test_cfg_job_costs_no_torch(call):
+    code = (
+        "import sys; sys.argv = ['unimem-train', '--cfg', 'job'];"
+        "from unimem.cli.train import main; main(); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "segment_length" in done.stdout
+
+
+def test_readme_has_the_methods_as_they_are():
+    readme = config_root() / "README.md"
+    assert methods.method_table() in readme.read_text()
+
+
+@pytest.mark.slow
+def test_wheel_finds_its_configuration_from_any_folder(tmp_path):
+    """Built, unpacked elsewhere, and run from a folder that is neither."""
+    root = config_root()
+    build = "from hatchling.builders.wheel import WheelBuilder as B; print(*B('.').build(directory="
+    done = subprocess.run(
+        [sys.executable, "-c", f"{build}{str(tmp_path)!r}))"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    wheel = Path(done.stdout.split()[-1])
+    site, elsewhere = tmp_path / "site", tmp_path / "else where=3"
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); sys.argv = ['t', '--cfg', 'job'];"
+        "import unimem.paths as p; from unimem.cli.sweep import main; print(p.config_root());"
+        "sys.argv.insert(1, 'sweeps=injection_layer'); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False
+    )
+    assert str(site / "unimem") in done.stdout and "study: injection_layer" in done.stdout
