@@ -1,10 +1,6 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# Read when huggingface_hub is first imported: nothing here may ask the network.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import yaml
