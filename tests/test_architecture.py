@@ -20,6 +20,7 @@ ALLOWED = {
     "model": {"model", "memory", "settings"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings", "results"},
     "results": {"results"},
+    "studies": {"studies", "results", "data", "paths", "config"},
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
     },

@@ -157,3 +157,9 @@ def test_composed_configuration_costs_no_torch():
 def test_recorded_configuration_is_plain():
     config = compose("method=unimix")
     assert OmegaConf.create(config.memory.flat())["memory.reading"] == "position+similarity"
+
+
+def test_a_pretrained_model_brings_its_tokenizer():
+    assert compose("model=tinyllama").data.tokenizer.startswith("TinyLlama/")
+    assert compose("model=tinyllama", "model.tokenizer=bpe").data.tokenizer == "bpe"
+    assert compose().data.tokenizer == "bpe"

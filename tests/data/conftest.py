@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from unimem.data.settings import DataSettings
@@ -16,7 +16,7 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     """The yaml file of a kind, with some values replaced."""
 
     def load(kind: str, **values: Any) -> DataSettings:
-        written = yaml.safe_load((CONF / f"{kind}.yaml").read_text("utf-8"))
+        written: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{kind}.yaml"), resolve=True)
         if "cache" in written:
             written["cache"] = str(tmp_path / "cache")
         assert values.keys() <= written.keys()

@@ -90,18 +90,6 @@ class Corpus:
         parts += [f"{count} {reason}" for reason, count in self.skipped.items()]
         return f"{self.name}: " + ", ".join(parts)
 
-    def require_vocab(self, vocab_size: int) -> None:
-        """Check that a model with `vocab_size` embeddings can read the corpus.
-
-        Raises:
-            DataError: it has fewer than the corpus has token ids.
-        """
-        if vocab_size < self.vocab_size:
-            raise DataError(
-                f"the model has {vocab_size} token embeddings but the corpus {self.name} has token "
-                f"ids up to {self.vocab_size - 1}: use the model's own tokenizer or a larger model"
-            )
-
 
 def _size(documents: Documents) -> str:
     tokens = sum(documents.length(i) for i in range(len(documents)))

@@ -21,8 +21,8 @@ class Memory:
 
     keys [B, G, M, D] are stored before rotary embedding and at the model's own number of key-value
     heads; values [B, G, M, D]; positions [B, M] are places in the document, negative for a free
-    slot. Free slots come first (a row that was reset has fewer used ones than its neighbours), but for
-    the padding of a document's last segment, behind which the row starts afresh.
+    slot. Free slots come first (a row that was reset has fewer used ones than its neighbours), but
+    for the padding of a document's last segment, behind which the row starts afresh.
     """
 
     keys: Tensor
