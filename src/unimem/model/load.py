@@ -1,6 +1,9 @@
 """Make the decoder of a configuration: a LLaMA with random weights, or a pretrained model."""
 
+from typing import cast
+
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from unimem.settings import ModelSettings, PretrainedModel, ScratchModel
@@ -18,7 +21,7 @@ def load_model(settings: ModelSettings, vocab_size: int, seed: int) -> PreTraine
     if isinstance(settings, ScratchModel):
         return _scratch(settings, vocab_size, seed).train()
     model = _pretrained(settings)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     if vocab_size > rows:
         raise ValueError(
             f"model.name={settings.name} has {rows} token embeddings but the corpus has "

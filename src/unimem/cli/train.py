@@ -1,0 +1,61 @@
+"""unimem-train: train a model with memory, and read held-out documents with it."""
+
+import logging
+import sys
+import warnings
+from functools import partial
+
+from omegaconf import DictConfig
+
+from unimem.cli.command import launch
+from unimem.config import ConfigError, resolve, validate
+
+
+def main() -> None:
+    """Run `unimem-train` with the arguments of the command line."""
+    launch(run, "train")
+
+
+def run(node: DictConfig) -> None:
+    """Check the settings, train, and print what was found; tell a mistake without a traceback."""
+    config, resolved = validate(node), resolve(node)
+    # torch and lightning take seconds; a wrong setting must not.
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from unimem.results.records import read_result
+    from unimem.training.run import train
+
+    set_up_logging()
+    try:
+        folder = train(config, resolved, announce=partial(print, flush=True))
+    except (ValueError, OSError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from error
+    if rank_zero_only.rank:
+        return
+    for use, score in read_result(folder)["evaluation"]["scores"].items():
+        print(f"memory {use:<6} perplexity {score['perplexity']:.4f}  nll {score['nll']:.4f}")
+    print(f"results            {folder}")
+
+
+def set_up_logging() -> None:
+    """Send what the package logs to stderr, a line each, and quieten Lightning and transformers.
+
+    To be called after they were imported: importing sets their levels.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("unimem")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+    disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()

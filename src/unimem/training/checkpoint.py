@@ -1,0 +1,148 @@
+"""Checkpoints that are either whole or not there, and that tell when they were damaged.
+
+`step-00000050.ckpt` lies beside `step-00000050.ckpt.sha256`. The checksum is written first, so a
+checkpoint without one was never finished.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from unimem.results.records import fsync_folder, write_bytes_atomic
+from unimem.settings import TrainerSettings
+from unimem.training.signals import StopSignals
+
+logger = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, never through TMPDIR; loads tensors and plain values only.
+
+    A kill or a full disk at any moment leaves the earlier checkpoints as they were.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint and its checksum. Raises OSError if there is no room for them."""
+        path = Path(path)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            write_bytes_atomic(_checksum(path), f"{_digest(temporary)}\n".encode())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as RuntimeError.
+            raise OSError(f"{path} cannot be written: {error}; earlier ones are intact") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Load a checkpoint whose checksum is right. Raises ValueError for a damaged one."""
+        if problem := damage(Path(path)):
+            raise ValueError(f"{path} is damaged: {problem}")
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint; one that is half removed counts as damaged."""
+        _checksum(Path(path)).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """Saves every `checkpoint_every` optimizer steps, after the last one, and when told to stop."""
+
+    def __init__(self, folder: Path, settings: TrainerSettings, stop: StopSignals):
+        self._folder, self._settings, self._stop = folder, settings, stop
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals, which Lightning has taken before."""
+        self._stop.install()
+        self._stop.training = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is no next step to wait for."""
+        self._stop.training = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the step that ended: save, and make training end, if it is time to."""
+        if (batch_idx + 1) % self._settings.accumulate:
+            return
+        step = trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False)
+        if stop or step % self._settings.checkpoint_every == 0 or step == self._settings.max_steps:
+            trainer.save_checkpoint(self._folder / f"step-{step:08d}.ckpt")
+            if trainer.is_global_zero:
+                for old in checkpoints(self._folder)[: -self._settings.keep_checkpoints]:
+                    AtomicCheckpointIO().remove_checkpoint(old)
+        trainer.should_stop |= stop
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.ckpt"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Give the number of optimizer steps taken at a checkpoint."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """Give the newest checkpoint that is whole; name those that are not. None if there was none.
+
+    Raises ValueError if there were some and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        problem = damage(path)
+        if problem is None:
+            return path
+        logger.warning("%s is damaged (%s); trying the one before", path, problem)
+    if found:
+        raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged; start a new run")
+    return None
+
+
+def set_aside(folder: Path, newest: Path | None) -> None:
+    """Rename what is newer than the checkpoint in use, and remove what killed processes left."""
+    for path in checkpoints(folder):
+        if newest is None or path > newest:
+            _checksum(path).unlink(missing_ok=True)
+            path.rename(path.with_name(f"{path.name}.damaged"))
+    for path in folder.glob(".*.tmp-*"):
+        path.unlink()
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint's file; None if nothing is."""
+    checksum = _checksum(path)
+    if not checksum.is_file():
+        return f"{checksum.name} is missing"
+    expected = checksum.read_text(encoding="ascii", errors="replace").strip()
+    actual = _digest(path)
+    return None if actual == expected else f"its sha256 is {actual[:12]}.., not {expected[:12]}.."
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,62 @@
+"""Where a run ran: versions, machine, memory."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def numerics() -> dict[str, Any]:
+    """Give what decides the last bits of a sum; the same values give the same bits on a CPU."""
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": _gpu(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of python and of the packages that a result depends on."""
+    packages = ("torch", "transformers", "lightning", "unimem")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def machine() -> dict[str, Any]:
+    """Give platform, processors, threads and GPU."""
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), **numerics()}
+
+
+def git_commit() -> str | None:
+    """Give the commit of the checkout that the package runs from; None outside of one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def peak_memory_bytes() -> int:
+    """Give the most memory that this process held: on the GPU if it used one, else in all."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _gpu() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

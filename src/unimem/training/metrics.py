@@ -1,0 +1,180 @@
+"""The record of training: a line of metrics.jsonl every few steps, and what shows it."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+from unimem.results.records import write_bytes_atomic
+from unimem.settings import TrainerSettings
+from unimem.training.module import LitUniMem
+
+logger = logging.getLogger(__name__)
+
+Sink = Callable[[dict[str, Any]], None]
+"""Takes one record of metrics."""
+
+
+class Metrics(Callback):
+    """Sums losses and tokens of all processes, and hands a record to every sink now and then.
+
+    `loss` is the summed NLL of all tokens since the last record, divided by their number: never a
+    mean of means. `seconds` and `tokens_seen` go on when a run is continued.
+    """
+
+    def __init__(self, settings: TrainerSettings, sinks: Sequence[Sink]):
+        self._settings, self._sinks = settings, sinks
+        self._nll, self._tokens = 0.0, 0
+        self.tokens_seen = 0
+        self.seconds = 0.0
+        self.latest: dict[str, float] = {}
+        self._own = [0.0, 0.0]
+        self._clock = 0.0
+        self._logged: tuple[float, int] = (0.0, 0)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens with a target that training read in a second, over the whole run."""
+        return self.tokens_seen / self.seconds if self.seconds else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the sums."""
+        return {
+            "nll": self._nll,
+            "tokens": self._tokens,
+            "tokens_seen": self.tokens_seen,
+            "seconds": self.seconds,
+            "logged": list(self._logged),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from sums that were saved."""
+        self._nll, self._tokens = state_dict["nll"], state_dict["tokens"]
+        self.tokens_seen, self.seconds = state_dict["tokens_seen"], state_dict["seconds"]
+        seconds, tokens = state_dict["logged"]
+        self._logged = (seconds, tokens)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add up, and after an optimizer step see whether a record is due."""
+        self._own[0] += outputs["nll"].item()
+        self._own[1] += outputs["tokens"].item()
+        if (batch_idx + 1) % self._settings.accumulate:
+            return
+        nll, tokens = self._own
+        if trainer.world_size > 1:
+            sums = torch.tensor(self._own, dtype=torch.float64, device=pl_module.device)
+            torch.distributed.all_reduce(sums)
+            nll, tokens = sums.tolist()
+        self._own = [0.0, 0.0]
+        self._nll += nll
+        self._tokens += int(tokens)
+        self.tokens_seen += int(tokens)
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._clock = now
+        self.latest = _losses(nll, int(tokens))
+        step = trainer.global_step
+        if step % self._settings.log_every and step not in (1, self._settings.max_steps):
+            return
+        assert isinstance(pl_module, LitUniMem)
+        if trainer.is_global_zero:
+            record = self._record(step, pl_module)
+            for sink in self._sinks:
+                sink(record)
+        self._nll, self._tokens = 0.0, 0
+        self._logged = (self.seconds, self.tokens_seen)
+
+    def _record(self, step: int, module: LitUniMem) -> dict[str, Any]:
+        seconds, tokens = self._logged
+        return {
+            "step": step,
+            **_losses(self._nll, self._tokens),
+            "learning_rate": module.last_learning_rate,
+            "gradient_norm": module.gradient_norm,
+            "tokens_seen": self.tokens_seen,
+            "tokens_per_second": (self.tokens_seen - tokens) / (self.seconds - seconds),
+            "seconds": self.seconds,
+        }
+
+
+class MetricsFile:
+    """Appends records to a file, one line of JSON each."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Append a record."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def keep_until(self, step: int) -> None:
+        """Drop what a killed process wrote after `step`, whole lines and broken ones."""
+        if not self._path.exists():
+            return
+        kept: list[str] = []
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if record["step"] > step:
+                break
+            kept.append(f"{line}\n")
+        write_bytes_atomic(self._path, "".join(kept).encode())
+
+
+class ProgressBar(RichProgressBar):
+    """A bar on the terminal, with the loss of the last step."""
+
+    def __init__(self, metrics: Metrics):
+        super().__init__(console_kwargs={"stderr": True})
+        self._metrics = metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Steps are what counts; Lightning would say epoch 0 of -2.
+        return "training"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Give loss and perplexity."""
+        return dict(self._metrics.latest)
+
+
+def on_terminal() -> bool:
+    """Say whether somebody is watching, so that a bar is worth drawing."""
+    return sys.stderr.isatty()
+
+
+def log_line(max_steps: int) -> Sink:
+    """Give a sink that logs a short line of each record."""
+
+    def log(record: dict[str, Any]) -> None:
+        logger.info(
+            "step %d of %d: loss %.4f, perplexity %.2f, %.0f tokens/s",
+            record["step"],
+            max_steps,
+            record["loss"],
+            record["perplexity"],
+            record["tokens_per_second"],
+        )
+
+    return log
+
+
+def _losses(nll: float, tokens: int) -> dict[str, float]:
+    loss = nll / max(tokens, 1)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

@@ -1,0 +1,105 @@
+"""The LightningModule: loss, optimizer, clipping. What memory does is not known here."""
+
+from typing import Any, NoReturn, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
+
+from unimem.data.stream import NO_TARGET, SegmentBatch
+from unimem.memory.state import MemoryBank
+from unimem.model.attach import checkpoint_activations
+from unimem.model.recurrence import run, token_nll
+from unimem.settings import TrainerSettings
+from unimem.training.schedule import learning_rate_factor
+
+
+class NonFiniteLossError(ValueError):
+    """The loss is NaN or infinite; nothing was updated with it."""
+
+
+class LitUniMem(LightningModule):
+    """Hosts a model with memory attached, and the bank that its rows carry from step to step.
+
+    `bank` is the memory after the last segment read, cut from the gradient; None before the first.
+    `gradient_norm` (before clipping) and `last_learning_rate` are those of the last optimizer step.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: TrainerSettings):
+        super().__init__()
+        if settings.gradient_checkpointing:
+            checkpoint_activations(model)
+        self.model = model
+        self.settings = settings
+        self.bank: MemoryBank | None = None
+        self.gradient_norm = 0.0
+        self.last_learning_rate = 0.0
+        self._documents = torch.empty(0)
+
+    def training_step(self, batch: SegmentBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Read the segments of a batch and give `loss` (nats per token), `nll` (sum), `tokens`.
+
+        Raises `NonFiniteLossError`.
+        """
+        self._documents = batch.documents.unique()
+        bank = self.bank
+        if bank is None:
+            bank = MemoryBank.empty(len(batch.input_ids), self.device)
+        hidden, bank = run(
+            self.model, bank, batch.input_ids, starts=batch.starts, lengths=batch.lengths
+        )
+        head = cast(nn.Module, self.model.get_output_embeddings())
+        # A segment at a time: the logits of a whole batch are its largest tensor by far.
+        pieces = zip(hidden.unbind(1), batch.targets.unbind(1), strict=True)
+        nll = torch.stack([token_nll(head(h), targets).sum() for h, targets in pieces]).sum()
+        tokens = (batch.targets != NO_TARGET).sum()
+        if not bool(nll.isfinite()):
+            self._stop(f"the loss is {nll.item()}")
+        self.bank = bank.detach()
+        return {"loss": nll / tokens.clamp_min(1), "nll": nll.detach(), "tokens": tokens}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the schedule of the settings; vectors, soft tokens and gates do not decay."""
+        named = dict(self.model.named_parameters())
+        spared = [n for n, p in named.items() if p.ndim < 2 or n.startswith("memory.")]
+        groups = [
+            {
+                "params": [p for n, p in named.items() if n not in spared],
+                "weight_decay": self.settings.weight_decay,
+            },
+            {"params": [named[n] for n in spared], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.95))
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.settings))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip to the norm of the settings, and keep the norm. Raises `NonFiniteLossError`."""
+        root = self.trainer.strategy.model
+        if isinstance(root, FullyShardedDataParallel):
+            norm = root.clip_grad_norm_(self.settings.clip)
+        else:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.gradient_norm = norm.item()
+        self.last_learning_rate = optimizer.param_groups[0]["lr"]
+        if not bool(norm.isfinite()):
+            self._stop(f"the norm of the gradient is {self.gradient_norm}")
+
+    def _stop(self, what: str) -> NoReturn:
+        raise NonFiniteLossError(
+            f"{what} at step {self.global_step + 1}, documents {self._documents.tolist()} of the "
+            "training split; nothing was updated with it. Lower trainer.learning_rate or "
+            "trainer.clip, or look at the documents"
+        )

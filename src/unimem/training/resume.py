@@ -1,0 +1,114 @@
+"""What Lightning's checkpoints leave out: every process's memory and random state."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from unimem.memory.state import MemoryBank
+from unimem.training.environment import numerics
+from unimem.training.module import LitUniMem
+
+KEY = "unimem"
+
+
+class ProcessState(Callback):
+    """Puts the memory and the random state of all processes into checkpoints, and back.
+
+    The position in the data needs no such care: `SegmentStream` counts the rows of all processes,
+    and Lightning saves it. Plain values and tensors only: checkpoints load with
+    `weights_only=True`.
+    """
+
+    def __init__(self, corpus_digest: str, announce: Any):
+        self._corpus_digest = corpus_digest
+        self._announce = announce
+        self._loaded: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gather the state of all processes."""
+        assert isinstance(pl_module, LitUniMem)
+        own = {"bank": _copy(pl_module.bank), "random": random_state()}
+        states: list[Any] = [own]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[KEY] = {
+            "processes": states,
+            "corpus": self._corpus_digest,
+            "numerics": numerics(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep this process's part. Raises ValueError if the run cannot go on from it."""
+        saved = checkpoint[KEY]
+        if saved["corpus"] != self._corpus_digest:
+            raise ValueError(
+                f"the corpus has changed since the run began (digest {self._corpus_digest[:12]}, "
+                f"it was {saved['corpus'][:12]}); start a new run"
+            )
+        if len(saved["processes"]) != trainer.world_size:
+            raise ValueError(
+                f"the checkpoint is of {len(saved['processes'])} processes, but these are "
+                f"{trainer.world_size}; use as many devices and nodes as before"
+            )
+        self._loaded = saved["processes"][trainer.global_rank]
+        self._announce(exactness(saved["numerics"], numerics()))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the state in place, after everything that could draw random numbers."""
+        if self._loaded is None:
+            return
+        assert isinstance(pl_module, LitUniMem)
+        bank = self._loaded["bank"]
+        if bank is not None:
+            bank = move_data_to_device(bank, pl_module.device)
+            pl_module.bank = MemoryBank.from_state_dict(bank)
+        set_random_state(self._loaded["random"])
+        self._loaded = None
+
+
+def exactness(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say whether a continued run repeats the uninterrupted one bit for bit."""
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
+    return f"exact resume: no, because {', '.join(changed)}" if changed else "exact resume: yes"
+
+
+def random_state() -> dict[str, Any]:
+    """Give the state of python's, NumPy's and torch's generators, as ints, lists and tensors."""
+    version, numbers, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": numpy,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    numpy = state["numpy"]
+    key = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": key}})
+    torch.set_rng_state(state["torch"])
+    torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _copy(bank: MemoryBank | None) -> dict[str, Any] | None:
+    """Give what `bank` holds, on the CPU, without the larger tensors that it is a view of."""
+    if bank is None:
+        return None
+    rows = torch.arange(len(bank.position), device=bank.position.device)
+    return move_data_to_device(bank.rows(rows).state_dict(), torch.device("cpu"))

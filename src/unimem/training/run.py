@@ -1,0 +1,266 @@
+"""A run from its settings to its result: the plain function behind `unimem-train`."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from transformers import PreTrainedModel
+
+from unimem.config import Config
+from unimem.data.build import build_corpus
+from unimem.data.documents import Documents
+from unimem.data.stream import SegmentStream
+from unimem.evaluation.run import evaluate_all
+from unimem.memory.plan import DIMENSIONS
+from unimem.model.attach import attach, save_memory
+from unimem.model.load import load_model
+from unimem.results.records import RESULT, write_json_atomic
+from unimem.settings import TrainerSettings
+from unimem.training.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    newest_valid,
+    set_aside,
+    step_of,
+)
+from unimem.training.describe import num_parameters, state_bytes_per_row
+from unimem.training.devices import (
+    chosen_precision,
+    chosen_strategy,
+    device_type,
+    num_devices,
+)
+from unimem.training.environment import git_commit, machine, peak_memory_bytes, versions
+from unimem.training.folder import CHECKPOINTS, METRICS, MODEL, RunFolder, open_run
+from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
+from unimem.training.module import LitUniMem
+from unimem.training.resume import ProcessState
+from unimem.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from unimem.training.mirror import Mirror
+
+logger = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+"""Takes what a user wants to read about the run."""
+
+
+def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.info) -> Path:
+    """Train, read held-out documents, and give the run's folder; `resolved` is what it records.
+
+    The folder then holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model/` and, last of
+    all, `result.json`. With `resume=true` the run goes on from its newest whole checkpoint, as if
+    it had never stopped.
+
+    Raises `ConfigError` and other ValueErrors for what the user can mend, and SystemExit with 128 +
+    signal when SIGTERM or SIGINT ended the run; it can be continued then.
+    """
+    rank = rank_zero_only.rank or 0
+    with StopSignals() as stop, open_run(config, resolved, rank) as folder:
+        if folder.finished:
+            announce(f"{folder.path} is finished; there is nothing to continue")
+            return folder.path
+        _Run(config, resolved, folder, stop, announce if rank == 0 else _silent).to_the_end()
+        return folder.path
+
+
+class _Run:
+    """One process's share of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        resolved: dict[str, Any],
+        folder: RunFolder,
+        stop: StopSignals,
+        announce: Announce,
+    ):
+        self.config, self.resolved, self.stop, self.announce = config, resolved, stop, announce
+        self.folder, self.path = folder, folder.path
+        self.began = time.perf_counter()
+        settings = config.trainer
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        seed_everything(config.seed, verbose=False)
+        self.corpus = build_corpus(config.data)
+        self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
+        _require_trainable(self.model, settings)
+        attach(self.model, config.memory)
+        self.device = torch.device(device_type(settings))
+        self.precision = chosen_precision(settings)
+        dtype = torch.bfloat16 if self.precision.startswith("bf16") else self.model.dtype
+        longest = max(_longest(self.corpus.train), _longest(self.corpus.validation))
+        self.state_bytes = state_bytes_per_row(self.model, longest, dtype)
+
+    def to_the_end(self) -> None:
+        """Train, evaluate, record."""
+        checkpoints = self.path / CHECKPOINTS
+        checkpoint = newest_valid(checkpoints)
+        self.announce(self.headline(checkpoint))
+        with ExitStack() as stack:
+            file = MetricsFile(self.path / METRICS)
+            sinks: list[Sink] = [file]
+            mirror = self.mirror()
+            if mirror is not None:
+                sinks.append(mirror)
+                stack.callback(mirror.finish, None)
+            if not on_terminal():
+                sinks.append(log_line(self.config.trainer.max_steps))
+            metrics = Metrics(self.config.trainer, sinks)
+            trainer = self.trainer(metrics)
+            if trainer.is_global_zero:
+                set_aside(checkpoints, checkpoint)
+                file.keep_until(0 if checkpoint is None else step_of(checkpoint))
+            self.folder.begun = True
+            self.fit(trainer, checkpoint)
+            if not trainer.is_global_zero:
+                return
+            if trainer.global_step < self.config.trainer.max_steps or self.stop.received:
+                self.announce(
+                    f"stopped after step {trainer.global_step}; "
+                    f"resume=true name={self.path.name} continues the run"
+                )
+                # Another process may be the one that received the signal.
+                raise SystemExit(128 + (self.stop.received or signal.SIGTERM))
+            result = self.result(metrics)
+            if mirror is not None:
+                mirror.finish(result["evaluation"])
+            write_json_atomic(self.path / RESULT, result)
+
+    def headline(self, checkpoint: Path | None) -> str:
+        """Say what is about to run, in a block of lines."""
+        config, memory = self.config, self.config.memory
+        lines = {
+            "method": config.method.name,
+            **{f"memory.{d}": memory.label(d) for d in DIMENSIONS},
+            "model": f"{num_parameters(self.model):,} parameters, {self.model.config.model_type}",
+            "corpus": self.corpus.summary(),
+            "state": f"{self.state_bytes:,} bytes per row",
+            "folder": str(self.path),
+        }
+        if checkpoint is not None:
+            lines["resumes"] = f"{checkpoint.name}"
+        elif config.resume:
+            lines["resumes"] = "from the beginning, because there is no checkpoint"
+        return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
+
+    def mirror(self) -> "Mirror | None":
+        """Start W&B in the first process, unless it is disabled; only then is it imported."""
+        if self.config.logger.mode == "disabled" or (rank_zero_only.rank or 0) > 0:
+            return None
+        from unimem.training.mirror import Mirror
+
+        config = self.resolved | self.config.memory.flat()
+        return Mirror(self.config.logger, self.path, self.config.study, config)
+
+    def trainer(self, metrics: Metrics) -> Trainer:
+        """Make Lightning's trainer; what it would record itself is switched off."""
+        settings = self.config.trainer
+        callbacks: list[Callback] = [
+            metrics,
+            ProcessState(self.corpus.digest, self.announce),
+            Checkpoints(self.path / CHECKPOINTS, settings, self.stop),
+        ]
+        if on_terminal():
+            callbacks.append(ProgressBar(metrics))
+        return Trainer(
+            accelerator=self.device.type,
+            devices=num_devices(settings),
+            num_nodes=settings.num_nodes,
+            strategy=chosen_strategy(settings, self.model),
+            precision=cast(Any, self.precision),
+            max_steps=settings.max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=on_terminal(),
+            use_distributed_sampler=False,
+            default_root_dir=self.path,
+        )
+
+    def fit(self, trainer: Trainer, checkpoint: Path | None) -> None:
+        """Train from the checkpoint, or from the beginning, until the last step or a signal."""
+        settings = self.config.trainer
+        if settings.max_steps == 0:
+            return
+        stream = SegmentStream(
+            self.corpus.train,
+            batch_size=settings.batch_size,
+            segment_length=self.config.memory.segment_length,
+            segments_per_step=self.config.segments_per_step(),
+            seed=self.config.seed,
+            steps=settings.max_steps * settings.accumulate,
+            shuffle=True,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        trainer.fit(LitUniMem(self.model, settings), stream, ckpt_path=checkpoint)
+
+    def result(self, metrics: Metrics) -> dict[str, Any]:
+        """Save the model, read held-out documents, and put everything together."""
+        model = self.path / MODEL
+        self.model.save_pretrained(model)
+        save_memory(self.model, model)
+        cast(torch.nn.Module, self.model).to(self.device)
+        evaluation = evaluate_all(
+            self.model,
+            self.corpus,
+            segment_length=self.config.memory.segment_length,
+            settings=self.config.evaluation,
+            folder=self.path,
+        )
+        return {
+            "status": "finished",
+            "name": self.path.name,
+            "study": self.config.study,
+            "seed": self.config.seed,
+            "method": self.config.method.name,
+            "memory": self.config.memory.flat(),
+            "steps": self.config.trainer.max_steps,
+            "parameters": num_parameters(self.model),
+            "state_bytes_per_row": self.state_bytes,
+            "tokens_seen": metrics.tokens_seen,
+            "tokens_per_second": metrics.tokens_per_second,
+            "training_seconds": metrics.seconds,
+            "seconds": time.perf_counter() - self.began,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "precision": self.precision,
+            "corpus": {
+                "digest": self.corpus.digest,
+                "summary": self.corpus.summary(),
+                "skipped": self.corpus.skipped,
+            },
+            "evaluation": evaluation,
+            "versions": versions(),
+            "commit": git_commit(),
+            "machine": machine(),
+            "config": self.resolved | {"name": self.path.name},
+        }
+
+
+def _require_trainable(model: PreTrainedModel, settings: TrainerSettings) -> None:
+    if settings.max_steps and model.dtype == torch.float16:
+        raise ValueError(
+            "float16 weights cannot be trained; set model.dtype=float32 or model.dtype=bfloat16"
+        )
+
+
+def _longest(documents: Documents) -> int:
+    return max(documents.length(i) for i in range(len(documents)))
+
+
+def _silent(line: str) -> None:
+    """Say nothing: only the first process speaks."""

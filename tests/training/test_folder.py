@@ -1,0 +1,128 @@
+"""Two runs never share a folder, and a folder is continued as it was begun."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+from training.conftest import Runs
+
+from unimem.config import ConfigError, compose
+from unimem.training.folder import open_run, readable_name, recorded_config
+
+
+def settings(tmp_path, *more):
+    config = compose(*Runs(tmp_path).overrides(*more))
+    return config, {"output": str(tmp_path), "seed": config.seed, "trainer": {"clip": 1.0}}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def opened(*more, **changed):
+        config, resolved = settings(tmp_path, *more)
+        with open_run(config, resolved | changed, rank=0) as run:
+            run.begun = True
+            return run.path
+
+    return opened
+
+
+def test_name_is_made_of_settings_and_numbered(opened, tmp_path):
+    base = "transformer_xl-2x16-markov-s0"
+    paths = [opened() for _ in range(3)]
+    assert paths == [tmp_path / "runs" / name for name in (base, f"{base}-2", f"{base}-3")]
+    layer = compose("injection_layer=1", "seed=3")
+    assert readable_name(layer) == "custom-l1-22x128-stdlib-s3"
+
+
+def test_many_at_once_get_folders_of_their_own(tmp_path):
+    config, resolved = settings(tmp_path)
+
+    def make(_):
+        with open_run(config, resolved, rank=0) as run:
+            run.begun = True
+            return run.path
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(make, range(16)))
+    assert len(set(paths)) == 16
+
+
+def test_record_can_be_read_back(opened):
+    path = opened("name=a", note=[1, 2.5, None, True, "x"])
+    assert recorded_config(path)["note"] == [1, 2.5, None, True, "x"]
+    assert recorded_config(path)["name"] == "a"
+    assert yaml.safe_load((path / "config.yaml").read_text()) == recorded_config(path)
+
+
+def test_taken_name_is_an_error_that_says_how_to_go_on(opened):
+    opened("name=a")
+    with pytest.raises(ConfigError, match="name=a is taken: .*resume=true, or choose another"):
+        opened("name=a")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("resume=true",), "resume=true needs name="),
+        (("resume=true", "name=b"), "resume=true name=b: .*runs/b does not exist"),
+    ],
+)
+def test_nothing_to_resume_is_an_error(opened, more, message):
+    with pytest.raises(ConfigError, match=message):
+        opened(*more)
+
+
+def test_folder_that_is_no_run_is_not_resumed(opened, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="runs/mine is not a run's folder: it holds no config"):
+        opened("resume=true", "name=mine")
+
+
+def test_resume_refuses_changed_settings_and_shows_them(opened):
+    opened("name=a")
+    with pytest.raises(ConfigError) as error:
+        opened("name=a", "resume=true", seed=5, trainer={"clip": 2.0, "log_every": 7})
+    text = str(error.value)
+    assert "  seed: 5, was 0" in text and "  trainer.clip: 2.0, was 1.0" in text
+    assert "  trainer.log_every" not in text and "only these may differ: resume, output" in text
+
+
+def test_resume_allows_what_does_not_change_the_result(opened):
+    path = opened("name=a")
+    changed = {"trainer": {"clip": 1.0, "log_every": 7}, "logger": {"mode": "offline"}}
+    assert opened("name=a", "resume=true", **changed, evaluation={"documents": 3}) == path
+
+
+def test_second_process_is_told_who_writes(tmp_path):
+    config, resolved = settings(tmp_path, "name=a")
+    other = f"""
+from unimem.config import compose
+from unimem.training.folder import open_run
+overrides = {Runs(tmp_path).overrides("name=a", "resume=true")!r}
+with open_run(compose(*overrides), {resolved!r}, rank=0):
+    pass
+"""
+    with open_run(config, resolved, rank=0) as run:
+        run.begun = True
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert f"{run.path} is being written by another process (process " in done.stderr
+    assert subprocess.run([sys.executable, "-c", other]).returncode == 0
+
+
+def test_folder_goes_if_training_did_not_begin(tmp_path):
+    config, resolved = settings(tmp_path, "name=a")
+    with pytest.raises(RuntimeError), open_run(config, resolved, rank=0) as run:
+        assert run.path.is_dir()
+        raise RuntimeError
+    assert not run.path.exists()
+
+
+def test_other_ranks_join_the_folder_of_the_first(tmp_path):
+    config, resolved = settings(tmp_path)
+    with open_run(config, resolved, rank=0) as first, open_run(config, resolved, rank=1) as second:
+        assert second.path == first.path.resolve()
+    with pytest.raises(ConfigError, match="need name="), open_run(config, resolved, rank=1):
+        pass

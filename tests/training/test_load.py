@@ -1,0 +1,89 @@
+"""Models from scratch and from a folder."""
+
+import pytest
+import torch
+from models import make_model
+
+from unimem.config import compose
+from unimem.model.load import load_model
+
+NANO = compose("model=nano").model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model", model
+
+
+def hf(name, *more):
+    return compose("model=hf", f"model.name={name}", "memory.injection.layers=[0]", *more).model
+
+
+def test_scratch_model_is_a_function_of_its_seed_and_draws_nothing_else():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, same, other = (load_model(NANO, 50, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_scratch_model_has_the_shape_of_its_settings():
+    model = load_model(NANO, 50, 0)
+    assert model.training and model.dtype == torch.float32 and not model.config.use_cache
+    assert model.get_input_embeddings().weight.shape == (50, 128)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert len(model.model.layers) == 22
+    assert model.config.rope_parameters["rope_theta"] == 10000.0
+    assert model.model.layers[0].self_attn.k_proj.weight.shape == (2 * 16, 128)
+    assert model.generation_config.eos_token_id is None
+
+
+def test_default_model_has_about_five_million_weights():
+    assert sum(p.numel() for p in load_model(NANO, 4096, 0).parameters()) == pytest.approx(
+        5e6, rel=0.15
+    )
+
+
+def test_model_of_a_folder_is_the_saved_one(folder):
+    path, saved = folder
+    model = load_model(hf(path), 61, 0)
+    assert model.training
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids).logits, saved(ids).logits)
+
+
+def test_dtype_is_followed(folder):
+    assert load_model(hf(folder[0], "model.dtype=bfloat16"), 61, 0).dtype == torch.bfloat16
+
+
+def test_vocabulary_that_does_not_fit_names_both_sizes(folder):
+    with pytest.raises(ValueError, match="has 61 token embeddings but the corpus has 62 tokens"):
+        load_model(hf(folder[0]), 62, 0)
+
+
+def test_missing_model_is_told_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="model.name=.*nowhere cannot be loaded") as error:
+        load_model(hf(tmp_path / "nowhere"), 61, 0)
+    assert "\n" not in str(error.value) and "local folder" in str(error.value)
+
+
+def test_hub_model_offline_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="model.name=nobody/none cannot be loaded") as error:
+        load_model(hf("nobody/none", "model.tokenizer=bpe"), 61, 0)
+    assert "\n" not in str(error.value)
+
+
+def test_code_beside_a_model_is_not_run(folder, tmp_path):
+    path, _ = folder
+    text = (path / "config.json").read_text()
+    remote = '"auto_map": {"AutoModelForCausalLM": "evil.Evil"}, "model_type": "evil",'
+    (path / "config.json").write_text(text.replace('"model_type": "llama",', remote))
+    (path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(hf(path), 61, 0)
+    assert not (tmp_path / "canary").exists()
