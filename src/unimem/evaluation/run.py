@@ -1,0 +1,164 @@
+"""Everything that is said about a trained model: one call after training, or `unimem-eval`."""
+
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from unimem.data.documents import Corpus, Oracle
+from unimem.evaluation.records import (
+    difference_record,
+    estimate_record,
+    positions_record,
+    score_record,
+)
+from unimem.evaluation.sample import Sample
+from unimem.evaluation.score import Scores, score
+from unimem.evaluation.statistics import compare, mean_nll
+from unimem.evaluation.tokens import TokenTable
+from unimem.memory.plan import MemoryPlan
+from unimem.model.attach import attached
+from unimem.model.attention import Use
+from unimem.settings import EvaluationSettings
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "segments, memory reset at documents, first token of a document not scored"
+LEAK = "below the best possible loss: data or memory leaks"
+
+
+def evaluate_all(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    *,
+    segment_length: int,
+    settings: EvaluationSettings,
+    folder: Path,
+) -> dict[str, Any]:
+    """Read held-out documents with the model and give what was found, ready for JSON.
+
+    The losses of every token go to `documents.npz` in `folder`. With `settings.controls` a model
+    with memory reads again with memory off and with another document's; a corpus whose law is
+    known adds the best possible losses.
+    """
+    documents = Sample(corpus.validation, settings.documents, settings.max_tokens)
+    plan = attached(model).plan
+    uses, skipped = _uses(plan, settings, len(documents))
+    scores: dict[Use, Scores] = {}
+    for use in uses:
+        scores[use] = read = score(
+            model,
+            documents,
+            segment_length=segment_length,
+            batch_size=settings.batch_size,
+            use=use,
+            segments_per_call=settings.segments_per_call,
+        )
+        logger.info(
+            "read %d tokens with memory %s, %.0f tokens/s", read.tokens, use, read.tokens_per_second
+        )
+    own = scores["own"]
+    ids = [documents.ids(i) for i in own.documents]
+    columns = {use: read.nll for use, read in scores.items()}
+    if corpus.oracle is not None:
+        columns |= _bounds(corpus.oracle, ids, segment_length, plan)
+    table = TokenTable.of([documents.name(i) for i in own.documents], columns)
+    table.save(folder)
+
+    bytes_read = None
+    if corpus.token_bytes is not None:
+        bytes_read = sum(int(corpus.token_bytes[text[1:]].sum()) for text in ids)
+    warnings = _leaks(table, plan, segment_length, corpus.vocab_size)
+    for warning in warnings:
+        logger.warning(warning)
+    return {
+        "protocol": PROTOCOL,
+        "segment_length": segment_length,
+        "documents": len(own.documents),
+        "tokens": own.tokens,
+        "bytes": bytes_read,
+        "state_bytes_per_row": own.state_bytes,
+        "scores": {
+            use: score_record(table.columns[use], table.document, read, bytes_read)
+            for use, read in scores.items()
+        },
+        "bounds": {
+            name.removeprefix("bound_"): estimate_record(mean_nll(nll, table.document))
+            for name, nll in table.columns.items()
+            if name.startswith("bound_")
+        },
+        "comparisons": {
+            f"own-{name}": difference_record(compare(table.columns["own"], nll, table.document))
+            for name, nll in table.columns.items()
+            if name != "own"
+        },
+        "by_position": positions_record(table, segment_length),
+        "skipped": skipped,
+        "warnings": warnings,
+        "leak": bool(warnings),
+    }
+
+
+def remembers(plan: MemoryPlan) -> bool:
+    """Say whether anything passes from one segment to the next."""
+    return bool(plan.layers) or plan.soft is not None
+
+
+def _uses(
+    plan: MemoryPlan, settings: EvaluationSettings, documents: int
+) -> tuple[list[Use], dict[str, str]]:
+    """Say which memories to show, and why a control is left out."""
+    if not settings.controls:
+        return ["own"], {}
+    if not remembers(plan):
+        return ["own"], {"controls": "the method has no memory"}
+    rows = min(settings.batch_size, documents)
+    if rows < 2:
+        reason = "needs evaluation.batch_size and evaluation.documents of 2 or more"
+        logger.warning("another document's memory is not shown: %s", reason)
+        return ["own", "off"], {"other": reason}
+    return ["own", "off", "other"], {}
+
+
+def _bounds(
+    oracle: Oracle, ids: list[np.ndarray], segment_length: int, plan: MemoryPlan
+) -> dict[str, list[np.ndarray]]:
+    """Give the best possible losses without memory, with this one's budget, and with all."""
+    memories: dict[str, int | None] = {"bound_none": 0, "bound_unlimited": None}
+    budgets = [asdict(cast(Any, layer.management)).get("size") for layer in plan.layers.values()]
+    sizes = [size for size in budgets if size is not None]
+    if sizes and len(sizes) == len(budgets):
+        memories["bound_memory"] = max(sizes)
+    return {
+        name: [oracle.nll(text, segment_length, memory)[1:] for text in ids]
+        for name, memory in memories.items()
+    }
+
+
+def _leaks(table: TokenTable, plan: MemoryPlan, segment_length: int, vocab_size: int) -> list[str]:
+    """Name every reading that is surely below the best loss that what it sees allows.
+
+    Own memory may hold the whole document, the controls hold nothing of it. The bound without
+    memory leaves out what a window's first token tells of the document's law: at most ln V nats
+    for each segment.
+    """
+    if "bound_none" not in table.columns:
+        return []
+    warnings: list[str] = []
+    for use in ("own", "off", "other"):
+        if use not in table.columns:
+            continue
+        unlimited = use == "own" and remembers(plan)
+        bound = "bound_unlimited" if unlimited else "bound_none"
+        slack = 0.0 if unlimited else math.log(vocab_size) / segment_length
+        difference = compare(table.columns[use], table.columns[bound], table.document)
+        if difference.high < -slack:
+            warnings.append(
+                f"{LEAK} (memory {use}: {difference.mean:.4f} nats per token from {bound}, "
+                f"interval [{difference.low:.4f}, {difference.high:.4f}])"
+            )
+    return warnings
