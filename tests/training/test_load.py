@@ -34,11 +34,18 @@ def test_scratch_model_has_the_shape_of_its_settings():
     model = load_model(NANO, 50, 0)
     assert model.training and model.dtype == torch.float32 and not model.config.use_cache
     assert model.get_input_embeddings().weight.shape == (50, 128)
-    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert len(model.model.layers) == 22
     assert model.config.rope_parameters["rope_theta"] == 10000.0
     assert model.model.layers[0].self_attn.k_proj.weight.shape == (2 * 16, 128)
     assert model.generation_config.eos_token_id is None
+
+
+def test_input_embeddings_of_their_own_start_at_unit_scale():
+    embeddings = load_model(NANO, 500, 0).get_input_embeddings().weight
+    assert embeddings.std().item() == pytest.approx(1, rel=0.02)
+    tied = load_model(NANO.model_copy(update={"tie_embeddings": True}), 500, 0)
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+    assert tied.get_input_embeddings().weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_default_model_has_about_five_million_weights():

@@ -1,5 +1,6 @@
 """The quickstart's report: tables with intervals, verdicts in words, figures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,8 @@ class Section:
         """Give the section in Markdown."""
         exhibit = self.exhibit
         lines = [f"## {self.title}", "", f"{self.about} Counted: {exhibit.scope}.", ""]
-        lines += [f"| {'loss':<40} | nats per token | 95 % interval |", "|---|---|---|"]
-        lines += [_row(name, estimate, "") for name, estimate in exhibit.levels.items()]
-        lines += ["", f"| {'paired difference':<40} | nats per token | 95 % interval |"]
-        lines += ["|---|---|---|"]
-        lines += [_row(name, estimate, "+") for name, estimate in exhibit.differences.items()]
+        lines += _table("loss", exhibit.levels, sign="")
+        lines += ["", *_table("paired difference", exhibit.differences, sign="+")]
         lines += ["", f"![{self.title}]({self.figure})", ""]
         if exhibit.verdict is None:
             return "\n".join([*lines, "Too short a training to be judged: shown, not claimed."])
@@ -86,7 +84,7 @@ def _markov(folder: Path, seeds: int) -> Section:
         title="Known truth: documents that are Markov chains of their own",
         about=(
             "What can be known of a document stands only in the document itself, so the best "
-            "possible loss is exact, with and without memory. "
+            "possible loss is known, with and without memory. "
             f"Segments of {segment_length} tokens, {config['memory']['size']} tokens of memory, "
             f"{_count(seeds, 'seed')}."
         ),
@@ -150,9 +148,16 @@ def _code(folder: Path, *, judged: bool) -> Section:
     )
 
 
-def _row(name: str, estimate: Estimate, sign: str) -> str:
-    mean, low, high = (f"{x:{sign}.3f}" for x in (estimate.mean, estimate.low, estimate.high))
-    return f"| {name:<40} | {mean:>14} | [{low}, {high}] |"
+def _table(head: str, estimates: Mapping[str, Estimate], sign: str) -> list[str]:
+    """Give a Markdown table; with a sign the perplexity is that of one reading to the other's."""
+    relative = " ratio" if sign else ""
+    lines = [f"| {head:<42} | nats per token | 95 % interval    | perplexity{relative} |"]
+    lines.append("|---|---|---|---|")
+    for name, estimate in estimates.items():
+        mean, low, high = (f"{x:{sign}.3f}" for x in (estimate.mean, estimate.low, estimate.high))
+        perplexity = f"{math.exp(estimate.mean):.3f}"
+        lines.append(f"| {name:<42} | {mean:>14} | [{low}, {high}] | {perplexity} |")
+    return lines
 
 
 def _count(number: int, what: str) -> str:
