@@ -44,16 +44,17 @@ def attend(
     query [B, H, T, D], key and value [B, G, T, D] are un-rotated; `seen` [B or 1, 1, T, T] says
     which tokens of the segment each query sees; `gate` [H] is the fusion's, before its sigmoid.
     """
+    query = query * scaling
     table = frame.table(frame.index)
-    logits = dot(rotate(query, table), rotate(key, table)).float() * scaling
+    logits = dot(rotate(query, table), rotate(key, table)).float()
     segment = _part(logits, seen, value)
 
     score = partial(memory_scores, plan.positions, query, positions=memory.positions, frame=frame)
-    logits = score(memory.keys.detach()).float() * scaling
+    logits = score(memory.keys.detach()).float()
     taken = ~memory.valid[:, None, None, :].expand(-1, 1, query.shape[2], -1)
     visible, live = plan.reading.select(logits, frame.positions, memory, taken)
     if memory.keys.requires_grad:
-        logits = (score(memory.keys).float() * scaling).where(live, logits)
+        logits = score(memory.keys).float().where(live, logits)
     read = _part(logits, visible, memory.values, live)
 
     any_visible = visible.any(-1, keepdim=True)
@@ -95,5 +96,4 @@ def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None =
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
     """Sum values [B, G, M, D] under weights [B, H, T, M]."""
     B, H, T, M = weights.shape
-    G = values.shape[1]
-    return (weights.view(B, G, H // G, T, M) @ values[:, :, None]).view(B, H, T, -1)
+    return (weights.reshape(B, values.shape[1], -1, M) @ values).view(B, H, T, -1)

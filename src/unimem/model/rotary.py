@@ -60,8 +60,7 @@ def rotate(x: Tensor, table: Table) -> Tensor:
 def dot(query: Tensor, keys: Tensor) -> Tensor:
     """Dot products [B, H, T, M] of query [B, H, T, D] with the keys [B, G, M, D] of its group."""
     B, H, T, D = query.shape
-    G = keys.shape[1]
-    return (query.reshape(B, G, H // G, T, D) @ keys[:, :, None].mT).reshape(B, H, T, -1)
+    return (query.reshape(B, keys.shape[1], -1, D) @ keys.mT).view(B, H, T, -1)
 
 
 def memory_scores(
