@@ -20,7 +20,7 @@ ALLOWED = {
     "model": {"model", "memory", "settings"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings", "results"},
     "results": {"results"},
-    "studies": {"studies", "results", "data", "paths", "config"},
+    "studies": {"studies", "training", "results", "data", "settings", "config", "paths"},
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
     },

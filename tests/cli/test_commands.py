@@ -78,19 +78,23 @@ def test_train(call, tmp_path, arguments, expected):
     assert recorded["trainer"]["max_steps"] == 1
 
 
-def test_sweep_over_layers(call, tmp_path):
-    code, _, _ = call(sweep.main, "injection_layer=range(1,4)", *SMALL)
-    assert code == 0
-    layers = sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
-    assert layers == [1, 2, 3]
+def sweep_layers(tmp_path: Path, layers: str) -> list[int]:
+    """Run a sweep as a process, and give the layers that its records name."""
+    command = [sys.executable, "-m", "unimem.cli.sweep", f"injection_layer={layers}", "jobs=2"]
+    done = subprocess.run(
+        [*command, *SMALL], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
+
+
+def test_sweep_over_layers(tmp_path):
+    assert sweep_layers(tmp_path, "range(1,3)") == [1, 2]
 
 
 @pytest.mark.slow
-def test_sweep_over_every_layer(call, tmp_path):
-    code, _, _ = call(sweep.main, "injection_layer=range(1,22)", *SMALL)
-    assert code == 0
-    found = sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
-    assert found == list(range(1, 22))
+def test_sweep_over_every_layer(tmp_path):
+    assert sweep_layers(tmp_path, "range(1,22)") == list(range(1, 22))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,38 @@ def test_mistakes_are_answered_in_a_line(call, tmp_path, arguments, message):
 def test_unknown_study_lists_the_studies(call):
     code, _, error = call(sweep.main, "sweeps=nope")
     assert "sweeps=nope is not an option; choose from" in f"{error}{code}"
+
+
+def test_sweep_help_says_how_to_run_one(call):
+    code, printed, _ = call(sweep.main, "--help")
+    assert not code
+    for words in (
+        "unimem-sweep 'injection_layer=range(1,22)'",
+        "jobs=N",
+        "sweeps: injection_layer",
+    ):
+        assert words in printed
+
+
+def test_sweep_lists_its_cells_and_runs_nothing(call, tmp_path):
+    code, printed, _ = call(sweep.main, "injection_layer=1,2", "dry_run=true", *SMALL)
+    assert code == 0
+    assert printed.count("new       injection_layer=") == 2 and "2 cells" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["injection_layer=20,22,23"], "injection_layer=23 but the model has 22 layers (0..21)"),
+        (["injection_layer=range(1,1)"], "a sweep of 0 cells"),
+        (["-m", "seed=1"], "unimem-sweep takes name=value arguments"),
+    ],
+)
+def test_mistakes_in_a_sweep_are_told_before_it_starts(call, tmp_path, arguments, message):
+    code, _, error = call(sweep.main, *arguments)
+    assert message in f"{error}{code}" and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_names_dimensions_options_and_examples(call):
@@ -157,11 +193,11 @@ def test_wheel_finds_its_configuration_from_any_folder(tmp_path):
     elsewhere.mkdir()
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
     code = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); sys.argv = ['t', '--cfg', 'job'];"
-        "import unimem.paths as p; from unimem.cli.sweep import main; print(p.config_root());"
-        "sys.argv.insert(1, 'sweeps=injection_layer'); main()"
+        f"import sys; sys.path.insert(0, {str(site)!r});"
+        "sys.argv = ['unimem-sweep', 'sweeps=injection_layer', 'data=markov', 'dry_run=true'];"
+        "import unimem.paths as p; from unimem.cli.sweep import main; print(p.config_root()); main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False
     )
-    assert str(site / "unimem") in done.stdout and "study: injection_layer" in done.stdout
+    assert str(site / "unimem") in done.stdout and "21 cells" in done.stdout

@@ -6,33 +6,22 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
 from unimem.config import ConfigError, compose_node
 from unimem.paths import config_root
 
 
-class StudySearchPath(SearchPathPlugin):
-    """Makes the files of `sweeps/` a configuration group, chosen by `sweeps=NAME`."""
-
-    def manipulate_search_path(self, search_path: Any) -> None:
-        """Add the folder that holds `sweeps/`."""
-        search_path.append("unimem", f"file://{config_root()}")
-
-
-def launch(task: Callable[[DictConfig], Any], config_name: str, *, multirun: bool = False) -> None:
+def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run `task` under Hydra with the arguments of the command line.
 
     A mistyped override is answered in a line, with exit code 1, before anything else happens.
     Hydra's own flags (`--help`, `--cfg job`, `-m`, `--config-dir`) work as ever.
     """
-    Plugins.instance().register(StudySearchPath)
     arguments = sys.argv[1:]
     flags = {argument for argument in arguments if argument.startswith("-")}
-    multirun = multirun or bool(flags & {"-m", "--multirun"})
+    multirun = bool(flags & {"-m", "--multirun"})
     if not flags - {"-m", "--multirun"}:
         try:
             _check(config_name, arguments, multirun)

@@ -1,12 +1,91 @@
-"""unimem-sweep: one run for each combination of values."""
+"""unimem-sweep: one run for each combination of values, none of them twice."""
+
+import logging
+import shlex
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from rich.console import Console
 
 from unimem.cli.command import launch
-from unimem.cli.train import run
+from unimem.config import ConfigError
+from unimem.studies.cells import Study, expand
+from unimem.studies.disk import begun, finished, write_study
+from unimem.studies.display import Lines, LiveTable, summary, tell
+from unimem.studies.local import LocalLauncher
+from unimem.studies.runner import Launcher, Runner
+from unimem.studies.slurm import SlurmLauncher, slurm_executor
+
+TAKES = "unimem-sweep takes name=value arguments; --help shows them"
 
 
 def main() -> None:
     """Run `unimem-sweep` with the arguments of the command line."""
-    launch(run, "sweep", multirun=True)
+    arguments = sys.argv[1:]
+    if {"-m", "--multirun"} & set(arguments):
+        sys.exit(TAKES)
+    if any(argument.startswith("-") for argument in arguments):
+        launch(_refuse, "sweep")  # --help and its kin
+        return
+    _log_once()
+    try:
+        study = expand(arguments)
+        sys.exit(_list(study) if study.options.dry_run else run(study))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(study: Study) -> int:
+    """Run what is not finished of a study, show it, and give the exit status."""
+    console = Console()
+    live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
+    tell(console, f"{len(study.cells)} cells, listed in {write_study(study)}")
+    with live as display:
+        runner = Runner(study.runs, _launcher(study), display)
+        code = runner.run()
+    tell(console, summary(runner.statuses))
+    if code:
+        tell(console, f"go on with: {shlex.join(['unimem-sweep', *study.arguments])}")
+    return code
+
+
+def _launcher(study: Study) -> Launcher:
+    options = study.options
+    if options.launcher == "slurm":
+        return SlurmLauncher(study, slurm_executor(study))
+    return LocalLauncher(study.runs, options.study, options.jobs)
+
+
+def _list(study: Study) -> int:
+    for cell in study.runs:
+        state = "finished" if finished(cell) else "begun" if begun(cell) else "new"
+        print(f"{state:<9} {cell.label}  {cell.folder}")
+    print(f"{len(study.cells)} cells")
+    return 0
+
+
+def _refuse(node: Any) -> None:
+    raise ConfigError(TAKES)
+
+
+def _log_once() -> None:
+    """Send what the package logs to stderr; what all cells have in common is said once."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in said
+        said.add(message)
+        return new
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(is_new)
+    logger = logging.getLogger("unimem")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

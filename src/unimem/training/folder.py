@@ -27,6 +27,7 @@ MODEL = "model"
 MAY_DIFFER = (
     "resume",
     "output",
+    "data.cache",
     "logger.",
     "evaluation.",
     "trainer.checkpoint_every",

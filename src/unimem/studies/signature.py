@@ -1,0 +1,107 @@
+"""What makes two runs the same: settings, code and data that decide their numbers."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from unimem.data.build import build_corpus
+from unimem.data.settings import DataSettings
+from unimem.training.folder import MODEL
+
+CELLS = "cells"
+"""The folder under `output` that holds the runs of all studies."""
+
+WITHOUT_EFFECT = (
+    "output",
+    "study",
+    "name",
+    "resume",
+    "logger",
+    "method.title",
+    "method.paper",
+    "method.exact",
+    "method.note",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.keep_checkpoints",
+    "data.cache",
+)
+"""Settings that cannot change a number; `trainer.threads` is none: it changes the last bits."""
+
+_CODE = ("memory", "model", "data", "training", "evaluation")
+
+
+def signature(resolved: dict[str, Any], data_digest: str) -> str:
+    """Give the sha256 of all that decides a run's numbers.
+
+    Args:
+        resolved: the settings as a run records them.
+        data_digest: `Corpus.digest` of the run's corpus.
+    """
+    settings = _without(resolved, WITHOUT_EFFECT)
+    model = settings["model"]
+    if model["kind"] == "pretrained":
+        settings["model"] = model | {"name": _weights(model["name"])}
+    parts = [settings, code_digest(), data_digest]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Give the sha256 of the sources that make numbers, as they were when first asked for."""
+    return _code_digest()
+
+
+def code_changed() -> bool:
+    """Say whether the sources are others by now: a new process would make other numbers."""
+    return _code_digest() != code_digest()
+
+
+def _code_digest() -> str:
+    root = Path(__file__).parents[1]
+    return _files_digest(root, [path for name in _CODE for path in (root / name).rglob("*.py")])
+
+
+def data_digest(settings: DataSettings) -> str:
+    """Give the digest of the corpus, which is built if it was not; once in a process.
+
+    Raises ValueError or OSError if there is no such corpus.
+    """
+    key = settings.model_dump_json()
+    if key not in _digests:
+        _digests[key] = build_corpus(settings).digest
+    return _digests[key]
+
+
+_digests: dict[str, str] = {}
+
+
+@cache
+def _weights(name: str) -> str:
+    """Say which weights a model starts from, wherever they lie."""
+    folder = Path(name)
+    cell = folder.parent
+    if folder.name == MODEL and cell.parent.name == CELLS:
+        return f"{CELLS}/{cell.name}"  # which ends in the signature of the run that trained them
+    if folder.is_dir():
+        return _files_digest(folder, [path for path in folder.rglob("*") if path.is_file()])
+    return name
+
+
+def _files_digest(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _without(values: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in names
+    }

@@ -1,0 +1,58 @@
+import pytest
+from rich.console import Console
+from studies.conftest import TINY
+
+from unimem.studies.cells import expand
+from unimem.studies.disk import log_file, progress
+from unimem.studies.display import Lines, summary, table
+from unimem.studies.runner import State, Status
+
+
+@pytest.fixture
+def statuses(tmp_path) -> list[Status]:
+    cells = expand([*TINY, f"output={tmp_path}", "seed=0,1,2"]).cells
+    return [Status(cell=cell) for cell in cells]
+
+
+def write_metrics(status: Status) -> None:
+    status.cell.folder.mkdir(parents=True)
+    line = '{{"step": {0}, "loss": 1.0, "perplexity": {0}.25, "seconds": {1}}}\n'
+    text = line.format(1, 10.0) + line.format(2, 20.0)
+    (status.cell.folder / "metrics.jsonl").write_text(text + '{"step": 3, "lo')
+
+
+def test_counts(statuses):
+    statuses[0].state, statuses[0].resumed = State.FAILED, True
+    assert summary(statuses) == "0 of 3 done, 1 resumed, 1 failed, 2 waiting"
+
+
+def test_progress_is_the_last_whole_line(statuses):
+    assert progress(statuses[0].cell) is None
+    write_metrics(statuses[0])
+    found = progress(statuses[0].cell)
+    assert found is not None and (found.step, found.perplexity, found.seconds) == (2, 2.25, 20.0)
+
+
+def test_table_shows_what_runs_first(statuses):
+    write_metrics(statuses[2])
+    statuses[2].state = State.RUNNING
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(table(statuses))
+    lines = [line.split() for line in captured.get().splitlines()]
+    assert lines[2] == ["seed=2", "running", "2/8", "2.25", "1:00"]
+    assert [line[:2] for line in lines[3:]] == [["seed=0", "waiting"], ["seed=1", "waiting"]]
+
+
+def test_a_failure_is_shown_with_its_last_lines(statuses):
+    status = statuses[1]
+    status.state, status.reason = State.FAILED, "exit status 1"
+    log_file(status.cell).parent.mkdir(parents=True)
+    log_file(status.cell).write_text("".join(f"[line {i}]\n" for i in range(9)))
+    console = Console(width=20)
+    with console.capture() as captured:
+        Lines(console).changed(status)
+    lines = captured.get().splitlines()
+    assert lines[0] == "failed    seed=1  exit status 1"
+    assert lines[1:6] == [f"  [line {i}]" for i in range(4, 9)]
+    assert lines[6] == f"  whole log: {log_file(status.cell)}"

@@ -1,0 +1,55 @@
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from unimem.config import ConfigError, compose
+from unimem.paths import config_root
+from unimem.studies.file import literal, read_study_file
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 0.002, 1e-5, True, None, "a", "a b", "true", "null", "1e3", "", "a,b", "range(1,3)",
+     'say "x"', "/tmp/else where=3", "it's", [1, "b", None], "ä{b}"],
+)  # fmt: skip
+def test_literal_is_what_hydra_reads_back(value):
+    override = OverridesParser.create().parse_override(f"key={literal(value)}")
+    assert not override.is_sweep_override()
+    assert override.value() == value
+
+
+@pytest.mark.parametrize("name", ["quickstart_markov", "quickstart_code"])
+def test_overrides_mean_what_the_file_means_to_hydra(name):
+    file = config_root() / "conf" / "experiment" / f"{name}.yaml"
+    assert compose(*read_study_file(str(file)).fixed) == compose(f"experiment={name}")
+
+
+def test_fields_and_grids(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "study: a\nclaim: it helps\nbase: [method=vanilla]\n"
+        "vary:\n- {seed: '0,1'}\n- {injection_layer: 3, seed: null}\n"
+    )
+    found = read_study_file(str(file))
+    assert found.fixed == ("study=a",)
+    assert found.grids == (("seed=0,1",), ("injection_layer=3", "seed=null"))
+    assert found.base == ("method=vanilla",)
+    assert found.fields["claim"] == "it helps"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vary: {seed: [0, 1]}", "vary.*seed"),
+        ("vary: 3", "vary"),
+        ("base: []", "base: List should have at least 1 item"),
+        ("base: method=vanilla", "base: Input should be a valid list"),
+        ("defaults: [method]", "is not `override /group: option`"),
+        ("a: [", "is not YAML"),
+        ("- a", "must hold name: value pairs"),
+    ],
+)
+def test_mistakes(tmp_path, text, message):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_study_file(str(file))
