@@ -18,8 +18,8 @@ ALLOWED = {
     "settings": set(),
     "config": {"memory", "data", "paths", "settings"},
     "model": {"model", "memory", "settings"},
-    "evaluation": {"evaluation", "model", "memory", "data", "settings", "results"},
-    "results": {"results"},
+    "evaluation": {"evaluation", "model", "memory", "data", "settings"},
+    "results": {"results", "evaluation"},
     "studies": {"studies", "training", "results", "data", "settings", "config", "paths"},
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",

@@ -195,7 +195,8 @@ def test_wheel_finds_its_configuration_from_any_folder(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r});"
         "sys.argv = ['unimem-sweep', 'sweeps=injection_layer', 'data=markov', 'dry_run=true'];"
-        "import unimem.paths as p; from unimem.cli.sweep import main; print(p.config_root()); main()"
+        "import unimem.paths as p; from unimem.cli.sweep import main;"
+        "print(p.config_root()); main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False

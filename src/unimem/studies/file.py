@@ -8,8 +8,8 @@
     vary: {injection_layer: "range(1,22)", seed: "0,1,2"}
 
 `vary` has values in Hydra's sweep syntax; a list of such mappings is the union of their grids.
-`base` is a list of overrides: the run whose weights all cells start from. `claim` and `published`
-are for reports. Everything else is fixed, and written as in `conf/experiment`.
+`base` is a list of overrides: the run whose weights all cells start from. `claim`, `published` and
+`report` are for reports. Everything else is fixed, and written as in `conf/experiment`.
 """
 
 import json
@@ -37,6 +37,7 @@ class _Fields(Settings):
     base: Annotated[list[str], Field(min_length=1)] | None = None
     claim: Any = None
     published: Any = None
+    report: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,91 @@
+"""What the seeds of one setting read, pooled.
+
+Shapes: K seeds, N tokens of all documents together.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimem.evaluation.statistics import Estimate, several_seeds
+from unimem.evaluation.tokens import TokenTable
+from unimem.results.study import CellRecord, Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """What the finished seeds of a group read: losses `own` [K, N] of the tokens of `table`."""
+
+    group: Group
+    seeds: tuple[int, ...]
+    own: np.ndarray
+    table: TokenTable
+
+    @property
+    def cells(self) -> list[CellRecord]:
+        """The finished cells, as the rows of `own`."""
+        return [self.group.finished[seed] for seed in self.seeds]
+
+    def recorded(self, *path: str) -> float | None:
+        """Give the median over seeds of a number of the results; None if one has none."""
+        found = [_at(cell.result, path) for cell in self.cells]
+        known = [value for value in found if value is not None]
+        return statistics.median(known) if len(known) == len(found) else None
+
+    def level(self) -> Estimate:
+        """Estimate the mean loss over seeds and documents."""
+        return several_seeds(self.own, self.table.document)
+
+    def gap_closed(self) -> Estimate | None:
+        """Estimate which share of the way from the best loss without memory to the best with it.
+
+        None if the best possible losses are not known.
+        """
+        columns = self.table.columns
+        if "bound_none" not in columns:
+            return None
+        none = columns["bound_none"].astype(np.float64)
+        gap = float((none - columns["bound_unlimited"]).mean())
+        beyond = several_seeds(self.own - none, self.table.document)
+        return Estimate(
+            mean=-beyond.mean / gap,
+            low=-beyond.high / gap,
+            high=-beyond.low / gap,
+            documents=beyond.documents,
+            tokens=beyond.tokens,
+        )
+
+
+def load(group: Group) -> tuple[str, Readings]:
+    """Read the losses of a group's finished cells, and say what identifies the tokens.
+
+    Raises ValueError if its seeds read different documents.
+    """
+    seeds = tuple(sorted(group.finished))
+    tables = [TokenTable.load(group.finished[seed].folder) for seed in seeds]
+    identities = {
+        _identity(group.finished[seed], table) for seed, table in zip(seeds, tables, strict=True)
+    }
+    if len(identities) > 1:
+        raise ValueError(f"{group.label}: its seeds read different documents; give them one corpus")
+    own = np.stack([table.columns["own"] for table in tables])
+    return identities.pop(), Readings(group=group, seeds=seeds, own=own, table=tables[0])
+
+
+def _identity(cell: CellRecord, table: TokenTable) -> str:
+    assert cell.result is not None
+    digest = hashlib.sha256(cell.result["corpus"]["digest"].encode())
+    for array in (table.names, table.document, table.position):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _at(values: object, path: Iterable[str]) -> float | None:
+    for key in path:
+        assert isinstance(values, dict)
+        values = values[key]
+    assert values is None or isinstance(values, int | float)
+    return values

@@ -1,0 +1,89 @@
+import csv
+import io
+import subprocess
+import sys
+
+import pyarrow.parquet
+import pytest
+from small_study import small_study
+
+from unimem.cli.results import main
+from unimem.results.records import read_result
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return small_study(tmp_path_factory)
+
+
+def table(capsys, *arguments):
+    main([*map(str, arguments), "--format", "csv"])
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_every_finished_run_has_a_row_with_its_numbers(output, capsys):
+    rows = table(capsys, output)
+    assert len(rows) == 6
+    (alone,) = (row for row in rows if row["name"] == "alone")
+    result = read_result(output / "runs" / "alone")
+    own = result["evaluation"]["scores"]["own"]
+    assert float(alone["nll"]) == own["nll"]
+    assert float(alone["perplexity_low"]) < own["perplexity"] < float(alone["perplexity_high"])
+    assert int(alone["tokens_seen"]) == result["tokens_seen"]
+    assert {row["study"] for row in rows} == {"runs", "small"}
+
+
+def test_where_takes_any_setting_and_sort_orders(output, capsys):
+    conditions = ["injection_layer=1", "memory.size=16", "trainer.max_steps=2"]
+    assert len(table(capsys, output, "--where", *conditions)) == 1
+    assert len(table(capsys, output, "--where", "injection_layer=null")) == 3
+    rows = table(capsys, output, "--where", "study=small", "--sort", "nll", "--columns", "nll,seed")
+    losses = [float(row["nll"]) for row in rows]
+    assert losses == sorted(losses) and list(rows[0]) == ["nll", "seed"]
+
+
+def test_unfinished_runs_are_listed_when_asked_for(output, capsys, tmp_path):
+    run = tmp_path / "runs" / "broken"
+    run.mkdir(parents=True)
+    config = (output / "runs" / "alone" / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
+    (row,) = table(capsys, tmp_path, "--all")
+    assert row["status"] == "unfinished: step 1 of 2" and row["memory.injection"] == "none"
+    with pytest.raises(SystemExit, match="no finished run; --all lists the others too"):
+        main([str(tmp_path)])
+
+
+def test_parquet_keeps_types(output, tmp_path):
+    file = tmp_path / "runs.parquet"
+    main([str(output), "--format", "parquet", "--out", str(file), "--columns", "name,seed,nll"])
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    assert len(rows) == 6 and {type(row["seed"]) for row in rows} == {int}
+    assert {type(row["nll"]) for row in rows} == {float}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--where", "memory.injecton=none"], "no run has a column memory.injecton; for example"),
+        (["--where", "seed"], "where seed: write column=value"),
+        (["--columns", "nll,lose"], "no run has a column lose"),
+        (["--format", "parquet"], "--format parquet needs --out FILE"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(output, arguments, message):
+    with pytest.raises(SystemExit, match=message) as caught:
+        main([str(output), *arguments])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="nowhere is not a folder; name one"):
+        main([str(tmp_path / "nowhere")])
+
+
+def test_starts_without_torch():
+    code = "import sys, unimem.cli.results, unimem.cli.study_report; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

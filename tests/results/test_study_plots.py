@@ -1,0 +1,39 @@
+import math
+
+from unimem.results.study_plots import Point, plot_against, plot_cost, plot_heat_map
+
+
+def point(x, mean, low=None, high=None):
+    return Point(
+        x=x, mean=mean, low=mean if low is None else low, high=mean if high is None else high
+    )
+
+
+def test_an_interval_need_not_hold_its_mean(tmp_path):
+    """A difference that is the same in all documents differs from its bounds by rounding."""
+    lines = {"a": [point(0, 1.0, low=1.0 + 1e-12, high=1.0 + 1e-12), point(1, 2.0)]}
+    unknown = {"b": point(0, 1.5, low=math.nan, high=math.nan)}
+    plot_against(tmp_path / "a.png", xlabel="x", ylabel="y", lines=lines, levels=unknown)
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_of_many_points_the_front_alone_is_named(tmp_path):
+    points = {f"p{i}": point(i, -i if i < 3 else 1.0) for i in range(12)}
+
+    def draw(name, **renamed):
+        named = {renamed.get(label, label): value for label, value in points.items()}
+        front = [renamed.get(label, label) for label in ("p0", "p1", "p2")]
+        path = tmp_path / name
+        plot_cost(path, xlabel="x", ylabel="y", points=named, front=front)
+        return path.read_bytes()
+
+    image = draw("a.png")
+    assert draw("b.png", p7="other") == image
+    assert draw("c.png", p1="other") != image
+
+
+def test_a_heat_map_may_have_holes(tmp_path):
+    losses = {(1.0, 1.0): 1.0, (2.0, 1.0): 2.0, (1.0, 4.0): 3.0}
+    plot_heat_map(tmp_path / "a.png", labels=("x", "y"), losses=losses)
+    plot_heat_map(tmp_path / "b.png", labels=("x", "y"), losses=losses | {(2.0, 4.0): 3.0})
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
