@@ -129,7 +129,7 @@ def test_sweep_help_says_how_to_run_one(call):
     for words in (
         "unimem-sweep 'injection_layer=range(1,22)'",
         "jobs=N",
-        "sweeps: injection_layer",
+        "sweeps=injection_layer",
     ):
         assert words in printed
 

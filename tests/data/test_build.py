@@ -53,6 +53,7 @@ def test_every_file_is_a_document_of_one_split(settings, folder):
 
 def test_the_second_build_only_opens(settings, folder, caplog):
     first = text(settings, folder)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         second = text(settings, folder)
     assert caplog.text == ""
