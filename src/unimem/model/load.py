@@ -51,7 +51,7 @@ def _scratch(settings: ScratchModel, vocab_size: int, seed: int) -> LlamaForCaus
         if not settings.tie_embeddings:
             # At the library's 0.02 what the layers add drowns the tokens, and small models stay on
             # the unigram plateau for thousands of steps; at 1 induction forms within hundreds.
-            torch.nn.init.normal_(model.get_input_embeddings().weight)
+            torch.nn.init.normal_(cast(Tensor, model.get_input_embeddings().weight))
         return model
 
 
