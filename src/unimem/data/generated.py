@@ -6,7 +6,7 @@ from typing import Literal, final
 
 import numpy as np
 
-from unimem.data.documents import Documents
+from unimem.data.documents import Corpus, Documents, Oracle
 from unimem.data.settings import MarkovSettings, UrnSettings
 
 _STREAM = {"train": 0, "validation": 1}
@@ -47,7 +47,29 @@ class GeneratedDocuments:
         return f"{self._split}-{i}"
 
 
-def generated_digest(settings: MarkovSettings | UrnSettings, *splits: Documents) -> str:
+def generated_corpus(
+    settings: MarkovSettings | UrnSettings,
+    vocab_size: int,
+    draw: Callable[[np.random.Generator], np.ndarray],
+    oracle: Oracle,
+) -> Corpus:
+    """Build a corpus of documents that `draw` makes and of which `oracle` knows the best loss."""
+    train = GeneratedDocuments("train", settings.train_documents, settings, draw)
+    validation = GeneratedDocuments("validation", settings.validation_documents, settings, draw)
+    return Corpus(
+        name=settings.kind,
+        train=train,
+        validation=validation,
+        vocab_size=vocab_size,
+        digest=_digest(settings, train, validation),
+        token_bytes=None,
+        tokenizer_digest=None,
+        oracle=oracle,
+        skipped={},
+    )
+
+
+def _digest(settings: MarkovSettings | UrnSettings, *splits: Documents) -> str:
     """Digest the law and the first document of every split.
 
     The documents stand for NumPy's generators, which another version may change.

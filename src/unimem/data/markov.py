@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from unimem.data.documents import Corpus
-from unimem.data.generated import GeneratedDocuments, generated_digest
+from unimem.data.generated import generated_corpus
 from unimem.data.settings import MarkovSettings
 
 
@@ -71,16 +71,5 @@ def markov_corpus(settings: MarkovSettings) -> Corpus:
     def draw(rng: np.random.Generator) -> np.ndarray:
         return sample(rng, settings.states, settings.alpha, settings.length)
 
-    train = GeneratedDocuments("train", settings.train_documents, settings, draw)
-    validation = GeneratedDocuments("validation", settings.validation_documents, settings, draw)
-    return Corpus(
-        name=settings.kind,
-        train=train,
-        validation=validation,
-        vocab_size=settings.states,
-        digest=generated_digest(settings, train, validation),
-        token_bytes=None,
-        tokenizer_digest=None,
-        oracle=MarkovOracle(states=settings.states, alpha=settings.alpha),
-        skipped={},
-    )
+    oracle = MarkovOracle(states=settings.states, alpha=settings.alpha)
+    return generated_corpus(settings, settings.states, draw, oracle)

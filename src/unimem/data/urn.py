@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from unimem.data.documents import Corpus
-from unimem.data.generated import GeneratedDocuments, generated_digest
+from unimem.data.generated import generated_corpus
 from unimem.data.settings import UrnSettings
 
 
@@ -54,16 +54,5 @@ def urn_corpus(settings: UrnSettings) -> Corpus:
     def draw(rng: np.random.Generator) -> np.ndarray:
         return sample(rng, settings.vocab_size, settings.alpha, settings.length)
 
-    train = GeneratedDocuments("train", settings.train_documents, settings, draw)
-    validation = GeneratedDocuments("validation", settings.validation_documents, settings, draw)
-    return Corpus(
-        name=settings.kind,
-        train=train,
-        validation=validation,
-        vocab_size=settings.vocab_size,
-        digest=generated_digest(settings, train, validation),
-        token_bytes=None,
-        tokenizer_digest=None,
-        oracle=UrnOracle(vocab_size=settings.vocab_size, alpha=settings.alpha),
-        skipped={},
-    )
+    oracle = UrnOracle(vocab_size=settings.vocab_size, alpha=settings.alpha)
+    return generated_corpus(settings, settings.vocab_size, draw, oracle)
