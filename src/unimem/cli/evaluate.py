@@ -1,6 +1,5 @@
 """unimem-eval: read held-out documents with the model of a finished run."""
 
-import itertools
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 from unimem.cli.command import launch
 from unimem.config import Config, ConfigError, resolve, validate
 from unimem.memory.plan import DIMENSIONS
+from unimem.results.records import make_numbered_folder
 from unimem.settings import Count, Settings, describe
 
 
@@ -109,14 +109,7 @@ def make_folder(run_folder: Path, output: str | None) -> Path:
         except FileExistsError:
             raise ConfigError(f"output={output} exists; name a new folder") from None
         return Path(output)
-    for number in itertools.count(1):
-        folder = run_folder / f"eval-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
+    return make_numbered_folder(run_folder, "eval")
 
 
 def evaluate(

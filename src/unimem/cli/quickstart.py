@@ -8,7 +8,6 @@ Exit status: 0 if every verdict is PASS, 1 otherwise.
 """
 
 import argparse
-import itertools
 import os
 import re
 import signal
@@ -19,6 +18,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+from unimem.results.records import make_numbered_folder
 
 OUTPUT = Path("outputs/quickstart")
 WORKERS = 2
@@ -58,7 +59,8 @@ def quickstart(output: Path, quick: bool, seeds: int) -> bool:
     Raises `subprocess.CalledProcessError` if a training ended badly.
     """
     began = time.perf_counter()
-    folder = _make_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    folder = make_numbered_folder(output, "run")
     trainings = plan(quick, seeds)
     print(f"training {len(trainings)} models, {WORKERS} at a time, one thread each, in {folder}:")
     for training in trainings:
@@ -143,19 +145,6 @@ def _train(training: Training, folder: Path, running: list[subprocess.Popen[str]
                 print(f"{training.name:<16} {line}", end="", flush=True)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, "".join(lines[-20:]))
-
-
-def _make_folder(output: Path) -> Path:
-    """Make a folder for this quickstart's runs."""
-    output.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        folder = output / f"run-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
 
 
 if __name__ == "__main__":

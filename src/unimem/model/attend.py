@@ -57,10 +57,9 @@ def attend(
         logits = score(memory.keys).float().where(live, logits)
     read = _part(logits, visible, memory.values, live)
 
-    any_visible = visible.any(-1, keepdim=True)
-    return (
-        fuse_joint(read, segment) if gate is None else fuse_gated(read, segment, gate, any_visible)
-    )
+    if gate is None:
+        return fuse_joint(read, segment)
+    return fuse_gated(read, segment, gate, visible.any(-1, keepdim=True))
 
 
 def fuse_joint(*parts: Part) -> Tensor:

@@ -126,7 +126,7 @@ def _with_memory(
 ) -> Tensor:
     """Read, attend, write, one segment after another: a segment never reads itself."""
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    state = call.memories.get(layer) or Memory.empty(key)
+    state = call.memories[layer] if layer in call.memories else Memory.empty(key)
     length = call.index.shape[1]
     text = slice(call.prefix, call.prefix + call.stored.shape[2])
     outs: list[Tensor] = []

@@ -1,5 +1,6 @@
 """The files of a run's folder that others read: written whole or not at all."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -36,6 +37,18 @@ def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all; NaN and infinity are errors."""
     text = json.dumps(value, indent=2, allow_nan=False)
     write_bytes_atomic(path, f"{text}\n".encode())
+
+
+def make_numbered_folder(parent: Path, stem: str) -> Path:
+    """Make the first of `stem-1`, `stem-2`, ... that does not exist; no other process gets it."""
+    for number in itertools.count(1):
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
