@@ -53,6 +53,7 @@ class PretrainedModel(Settings):
     num_layers: Count | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     tokenizer: str
+    parameters: Count | None
 
     def known_layers(self) -> int | None:
         """Say the number of layers if it is known without the hub."""
@@ -68,7 +69,7 @@ ModelSettings = Annotated[ScratchModel | PretrainedModel, Field(discriminator="k
 class TrainerSettings(Settings):
     """How a run trains."""
 
-    max_steps: Annotated[int, Field(ge=0)]
+    max_steps: Annotated[int, Field(ge=0)] | None
     batch_size: Count
     segments_per_step: Count | None
     accumulate: Count
@@ -90,6 +91,12 @@ class TrainerSettings(Settings):
     num_nodes: Count
     threads: Count | None
 
+    @property
+    def steps(self) -> int:
+        """`max_steps`, once it is known: an epoch's are counted when the corpus is there."""
+        assert self.max_steps is not None
+        return self.max_steps
+
 
 class EvaluationSettings(Settings):
     """How held-out documents are read."""
@@ -98,6 +105,7 @@ class EvaluationSettings(Settings):
     documents: Count | None
     max_tokens: Annotated[int, Field(ge=2)] | None
     controls: bool
+    age_documents: Annotated[int, Field(ge=0)]
     segments_per_call: Count
 
 

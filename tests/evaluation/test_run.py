@@ -24,6 +24,7 @@ def settings(**values):
         "documents": None,
         "max_tokens": None,
         "controls": True,
+        "age_documents": 0,
         "segments_per_call": 2,
     }
     return EvaluationSettings(**(given | values))
@@ -68,6 +69,18 @@ def test_numbers_are_those_of_the_tokens(tmp_path):
     curve = result["by_position"]
     assert curve["edges"] == [0, 8, 16, 24, 32, 40] and curve["documents"] == [3, 2, 2, 2, 1]
     assert curve["own"]["mean"][0] == pytest.approx(first.columns["own"].mean(), rel=1e-5)
+
+
+def test_ages_are_those_of_a_few_documents(tmp_path):
+    corpus = make_corpus(Listed([30, 5, 41, 24]))
+    fifo = attach(make_model(), make_memory(8, **FIFO))
+    assert evaluate(fifo, corpus, tmp_path)["ages"] is None
+    ages = evaluate(fifo, corpus, tmp_path, age_documents=2)["ages"]
+    # Documents 0 and 2 of 4; 16 slots of layer 1, 1 to 23 tokens away.
+    assert ages["documents"] == 2 and ages["edges"] == [1, 9, 17, 33]
+    assert list(ages["share"]) == ["1"] and 8 < sum(ages["slots"]["1"]) < 16
+    vanilla = attach(make_model(), make_memory(8, **VANILLA))
+    assert evaluate(vanilla, corpus, tmp_path, age_documents=2)["ages"] is None
 
 
 def test_controls_are_left_out_by_name(tmp_path):

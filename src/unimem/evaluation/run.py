@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from unimem.data.documents import Corpus, Oracle
+from unimem.evaluation.ages import Ages
 from unimem.evaluation.records import (
     difference_record,
     estimate_record,
@@ -97,10 +98,24 @@ def evaluate_all(
             if name != "own"
         },
         "by_position": positions_record(table, segment_length),
+        "ages": _ages(model, documents, segment_length, settings),
         "skipped": skipped,
         "warnings": warnings,
         "leak": bool(warnings),
     }
+
+
+def _ages(
+    model: PreTrainedModel, documents: Sample, segment_length: int, settings: EvaluationSettings
+) -> dict[str, Any] | None:
+    """Read a few documents once more and record which ages of memory are read."""
+    if not settings.age_documents or not attached(model).plan.layers:
+        return None
+    some = Sample(documents, settings.age_documents, None)
+    ages = Ages(segment_length)
+    batch_size = min(settings.batch_size, len(some))
+    score(model, some, segment_length=segment_length, batch_size=batch_size, watch=ages)
+    return ages.record(len(some))
 
 
 def remembers(plan: MemoryPlan) -> bool:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from unimem.data.documents import Documents
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.memory.state import MemoryBank
-from unimem.model.attention import Use
+from unimem.model.attention import Use, Watch
 from unimem.model.recurrence import run, token_nll
 
 
@@ -55,12 +55,14 @@ def score(
     batch_size: int,
     use: Use = "own",
     segments_per_call: int = 1,
+    watch: Watch | None = None,
 ) -> Scores:
     """Read every document once, in order, from empty memory.
 
     `use` shows a document its own memory, none (`off`), or that of the document read beside it
     (`other`, which is empty while that one begins or once it has ended). Only `other` depends on
-    `batch_size`. Leaves the model's mode and all random state as they were.
+    `batch_size`. `watch` is told what is read of memory. Leaves the model's mode and all random
+    state as they were.
 
     Raises ValueError for `use="other"` with fewer than two rows, and `DataError` if no document
     has two tokens.
@@ -87,7 +89,7 @@ def score(
     begin = time.perf_counter()
     with _evaluating(model), torch.no_grad():
         for batch in stream:
-            losses, bank = _read_batch(model, bank, batch, use)
+            losses, bank = _read_batch(model, bank, batch, use, watch)
             state_bytes = max(state_bytes, bank.bytes_per_row())
             _file(losses, batch, nll)
     return Scores(
@@ -99,7 +101,7 @@ def score(
 
 
 def _read_batch(
-    model: PreTrainedModel, bank: MemoryBank, batch: SegmentBatch, use: Use
+    model: PreTrainedModel, bank: MemoryBank, batch: SegmentBatch, use: Use, watch: Watch | None
 ) -> tuple[np.ndarray, MemoryBank]:
     """Give the NLL [B, S, T] of every target, 0 where there is none, and the bank."""
     on_device = SegmentBatch(*(tensor.to(model.device) for tensor in batch))
@@ -110,6 +112,7 @@ def _read_batch(
         starts=on_device.starts,
         lengths=on_device.lengths,
         use=use,
+        watch=watch,
     )
     head = cast(nn.Module, model.get_output_embeddings())
     # One segment's logits at a time: those of all would be the largest tensor by far.

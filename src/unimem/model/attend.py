@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unimem.memory.plan import LayerPlan
+from unimem.memory.reading.base import Selection
 from unimem.memory.state import Memory
 from unimem.model.rotary import Frame, dot, memory_scores, rotate
 
@@ -45,21 +46,38 @@ def attend(
     which tokens of the segment each query sees; `gate` [H] is the fusion's, before its sigmoid.
     """
     query = query * scaling
-    table = frame.table(frame.index)
-    logits = dot(rotate(query, table), rotate(key, table)).float()
-    segment = _part(logits, seen, value)
-
-    score = partial(memory_scores, plan.positions, query, positions=memory.positions, frame=frame)
-    logits = score(memory.keys.detach()).float()
-    taken = ~memory.valid[:, None, None, :].expand(-1, 1, query.shape[2], -1)
-    visible, live = plan.reading.select(logits, frame.positions, memory, taken)
-    if memory.keys.requires_grad:
-        logits = score(memory.keys).float().where(live, logits)
+    segment = _part(_segment_logits(query, key, frame), seen, value)
+    logits, (visible, live) = _memory_logits(query, memory, plan, frame)
     read = _part(logits, visible, memory.values, live)
-
     if gate is None:
         return fuse_joint(read, segment)
     return fuse_gated(read, segment, gate, visible.any(-1, keepdim=True))
+
+
+def memory_shares(
+    query: Tensor,
+    key: Tensor,
+    memory: Memory,
+    plan: LayerPlan,
+    frame: Frame,
+    *,
+    scaling: float,
+    seen: Tensor,
+    gate: Tensor | None,
+) -> Tensor:
+    """Give the share of each query's attention that falls on each memory slot [B, H, T, M].
+
+    The arguments are those of `attend`; what is missing to 1 falls on the segment.
+    """
+    query = query * scaling
+    logits, (visible, _) = _memory_logits(query, memory, plan, frame)
+    logits = logits.masked_fill(~visible, -torch.inf)
+    if gate is not None:
+        share = gate.sigmoid()[:, None, None]
+        return (logits - logits.logsumexp(-1, keepdim=True)).exp().nan_to_num() * share
+    segment = _segment_logits(query, key, frame).masked_fill(~seen, -torch.inf)
+    total = torch.cat([logits, segment], -1).logsumexp(-1, keepdim=True)
+    return (logits - total).exp()
 
 
 def fuse_joint(*parts: Part) -> Tensor:
@@ -76,6 +94,24 @@ def fuse_gated(read: Part, segment: Part, gate: Tensor, any_visible: Tensor) -> 
     share = gate.sigmoid()[:, None, None] * any_visible
     share = share.to(read.out.dtype)
     return read.out * share + segment.out * (1 - share)
+
+
+def _segment_logits(query: Tensor, key: Tensor, frame: Frame) -> Tensor:
+    table = frame.table(frame.index)
+    return dot(rotate(query, table), rotate(key, table)).float()
+
+
+def _memory_logits(
+    query: Tensor, memory: Memory, plan: LayerPlan, frame: Frame
+) -> tuple[Tensor, Selection]:
+    """Give the logits of all slots [B, H, T, M], live ones with gradient, and the choice."""
+    score = partial(memory_scores, plan.positions, query, positions=memory.positions, frame=frame)
+    logits = score(memory.keys.detach()).float()
+    taken = ~memory.valid[:, None, None, :].expand(-1, 1, query.shape[2], -1)
+    chosen = plan.reading.select(logits, frame.positions, memory, taken)
+    if memory.keys.requires_grad:
+        logits = score(memory.keys).float().where(chosen.live, logits)
+    return logits, chosen
 
 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:

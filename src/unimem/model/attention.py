@@ -10,7 +10,7 @@ with its soft tokens, T text tokens of a segment, D head size.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,25 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory
-from unimem.model.attend import attend
+from unimem.model.attend import attend, memory_shares
 from unimem.model.rotary import Frame, Table, rotate
 
 NAME = "unimem"
 
 Use = Literal["own", "off", "other"]
 """Whose memory a row reads: its own, none, or its neighbour's in the batch (the controls)."""
+
+
+class Watch(Protocol):
+    """Looks on while memory is read."""
+
+    def __call__(self, layer: int, shares: Tensor, queries: Tensor, memory: Memory) -> None:
+        """Take what a segment's text tokens read in a layer.
+
+        shares [B, H, T, M] of each query's attention, for each slot of `memory`; queries [B, T] are
+        the places of the tokens in their documents, `FREE` for padding.
+        """
+        ...
 
 
 class Call:
@@ -51,18 +63,21 @@ class Call:
         seen: Tensor | None = None,
         use: Use = "own",
         gates: Mapping[str, Tensor] | None = None,
+        watch: Watch | None = None,
     ):
         """Describe S segments of L tokens each.
 
         index [B or 1, L] are rotary indices, positions [B, S, L] places in the document, stored
         [B, S, T] the same for the text only and `FREE` for padding, starts [B, S] whether a
         segment begins a document, `detach` whether gradient is cut before a segment, `prefix` the
-        number of soft tokens in front, `seen` [B, 1, L, L] a mask if it is not plainly causal.
+        number of soft tokens in front, `seen` [B, 1, L, L] a mask if it is not plainly causal,
+        `watch` is told what the text tokens read.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.table, self.index, self.positions = table, index, positions
         self.stored, self.starts, self.detach = stored, starts, detach
         self.prefix, self.seen, self.use, self.gates = prefix, seen, use, gates or {}
+        self.watch = watch
 
     def frame(self, segment: int) -> Frame:
         """Say where the queries of a segment stand."""
@@ -138,10 +153,13 @@ def _with_memory(
         shown = call.shown(state, s)
         if len(shown):
             seen = causal(length, q.device) if call.seen is None else call.seen
-            gate = call.gates.get(str(layer))
-            out = attend(
-                q, k, v, shown, plan, call.frame(s), scaling=scaling, seen=seen, gate=gate
-            ).transpose(1, 2)
+            frame = call.frame(s)
+            how: dict[str, Any] = {"scaling": scaling, "seen": seen}
+            how["gate"] = call.gates.get(str(layer))
+            out = attend(q, k, v, shown, plan, frame, **how).transpose(1, 2)
+            if call.watch is not None:
+                shares = memory_shares(q, k, shown, plan, frame, **how)
+                call.watch(layer, shares[:, :, text], call.stored[:, s], shown)
         else:
             out = _within_segments(module, q, k, v, scaling, call)
         outs.append(out)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from unimem.memory.state import FREE, MemoryBank, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
-from unimem.model.attention import Call, Use, causal, neighbours
+from unimem.model.attention import Call, Use, Watch, causal, neighbours
 from unimem.model.rotary import Table
 
 
@@ -104,13 +104,14 @@ def run(
     use: Use = "own",
     segments_per_call: int | None = None,
     before: int = 0,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, MemoryBank]:
     """Read S segments of each row and give their final hidden states [B, S, T, E] and the bank.
 
     input_ids [B, S, T]; starts [B, S]: the segment begins a document, and the row forgets;
     lengths [B, S]: its real tokens, the rest is padding (never remembered). Gradient reaches
     `bptt_segments` segments back from the last segment of each group of `bptt_segments` + 1; groups
-    are counted from `before` segments ahead of these.
+    are counted from `before` segments ahead of these. `watch` is told what is read of memory.
     """
     memory = attached(model)
     S = input_ids.shape[1]
@@ -129,6 +130,7 @@ def run(
             lengths[:, part],
             detach,
             use,
+            watch,
         )
         hiddens.append(hidden)
     return torch.cat(hiddens, 1), bank
@@ -143,6 +145,7 @@ def _call(
     lengths: Tensor,
     detach: list[bool],
     use: Use,
+    watch: Watch | None,
 ) -> tuple[Tensor, MemoryBank]:
     """Read segments in one call of the model; with soft tokens there is one segment."""
     B, S, T = input_ids.shape
@@ -182,6 +185,7 @@ def _call(
         seen=seen,
         use=use,
         gates=dict(memory.gates.items()),
+        watch=watch,
     )
     base = cast(Any, model.base_model)
     out = base(inputs_embeds=embeds, memory=call, use_cache=False).last_hidden_state
