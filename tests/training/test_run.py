@@ -82,6 +82,12 @@ def test_without_steps_the_model_is_only_read(runs):
     assert result["evaluation"]["scores"]["own"]["nll"] == pytest.approx(math.log(8), abs=0.2)
 
 
+def test_an_epoch_reads_every_segment_once(runs):
+    run = runs.start("trainer.max_steps=null", "memory.segment_length=16")
+    # 6 documents of 40 tokens are 18 segments of at most 16; a step reads 2 rows of one segment.
+    assert read_result(run)["steps"] == 9 and metrics(run)[-1]["step"] == 9
+
+
 def test_same_seed_same_run_other_seed_another(runs):
     first, second, third = (runs.start("seed=1"), runs.start("seed=1"), runs.start("seed=2"))
     assert metrics(first) == metrics(second) != metrics(third)

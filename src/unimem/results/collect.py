@@ -55,7 +55,8 @@ class RunRecord:
             return "finished"
         metrics = read_metrics(self.folder)
         step = metrics[-1]["step"] if metrics else 0
-        return f"unfinished: step {step} of {self.config['trainer']['max_steps']}"
+        steps = self.config["trainer"]["max_steps"] or "an epoch's"
+        return f"unfinished: step {step} of {steps}"
 
 
 def read_run(folder: Path) -> RunRecord | None:

@@ -85,7 +85,7 @@ class Checkpoints(Callback):
             return
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False)
-        if stop or step % self._settings.checkpoint_every == 0 or step == self._settings.max_steps:
+        if stop or step % self._settings.checkpoint_every == 0 or step == self._settings.steps:
             trainer.save_checkpoint(self._folder / f"step-{step:08d}.ckpt")
             if trainer.is_global_zero:
                 for old in checkpoints(self._folder)[: -self._settings.keep_checkpoints]:

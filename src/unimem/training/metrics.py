@@ -88,7 +88,7 @@ class Metrics(Callback):
         self._clock = now
         self.latest = _losses(nll, int(tokens))
         step = trainer.global_step
-        if step % self._settings.log_every and step not in (1, self._settings.max_steps):
+        if step % self._settings.log_every and step not in (1, self._settings.steps):
             return
         assert isinstance(pl_module, LitUniMem)
         if trainer.is_global_zero:

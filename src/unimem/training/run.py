@@ -84,7 +84,7 @@ class _Run:
         stop: StopSignals,
         announce: Announce,
     ):
-        self.config, self.resolved, self.stop, self.announce = config, resolved, stop, announce
+        self.resolved, self.stop, self.announce = resolved, stop, announce
         self.folder, self.path = folder, folder.path
         self.began = time.perf_counter()
         settings = config.trainer
@@ -92,6 +92,7 @@ class _Run:
             torch.set_num_threads(settings.threads)
         seed_everything(config.seed, verbose=False)
         self.corpus = build_corpus(config.data)
+        self.config = _with_steps(config, self.corpus.train)
         self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
         _require_trainable(self.model, settings)
         attach(self.model, config.memory)
@@ -114,7 +115,7 @@ class _Run:
                 sinks.append(mirror)
                 stack.callback(mirror.finish, None)
             if not on_terminal():
-                sinks.append(log_line(self.config.trainer.max_steps))
+                sinks.append(log_line(self.config.trainer.steps))
             metrics = Metrics(self.config.trainer, sinks)
             trainer = self.trainer(metrics)
             if trainer.is_global_zero:
@@ -124,7 +125,7 @@ class _Run:
             self.fit(trainer, checkpoint)
             if not trainer.is_global_zero:
                 return
-            if trainer.global_step < self.config.trainer.max_steps or self.stop.received:
+            if trainer.global_step < self.config.trainer.steps or self.stop.received:
                 self.announce(
                     f"stopped after step {trainer.global_step}; "
                     f"resume=true name={self.path.name} continues the run"
@@ -178,7 +179,7 @@ class _Run:
             num_nodes=settings.num_nodes,
             strategy=chosen_strategy(settings, self.model),
             precision=cast(Any, self.precision),
-            max_steps=settings.max_steps,
+            max_steps=settings.steps,
             max_epochs=-1,
             accumulate_grad_batches=settings.accumulate,
             callbacks=callbacks,
@@ -194,7 +195,7 @@ class _Run:
     def fit(self, trainer: Trainer, checkpoint: Path | None) -> None:
         """Train from the checkpoint, or from the beginning, until the last step or a signal."""
         settings = self.config.trainer
-        if settings.max_steps == 0:
+        if settings.steps == 0:
             return
         stream = SegmentStream(
             self.corpus.train,
@@ -202,7 +203,7 @@ class _Run:
             segment_length=self.config.memory.segment_length,
             segments_per_step=self.config.segments_per_step(),
             seed=self.config.seed,
-            steps=settings.max_steps * settings.accumulate,
+            steps=settings.steps * settings.accumulate,
             shuffle=True,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -229,7 +230,7 @@ class _Run:
             "seed": self.config.seed,
             "method": self.config.method.name,
             "memory": self.config.memory.flat(),
-            "steps": self.config.trainer.max_steps,
+            "steps": self.config.trainer.steps,
             "parameters": num_parameters(self.model),
             "state_bytes_per_row": self.state_bytes,
             "tokens_seen": metrics.tokens_seen,
@@ -249,6 +250,19 @@ class _Run:
             "machine": machine(),
             "config": self.resolved | {"name": self.path.name},
         }
+
+
+def _with_steps(config: Config, documents: Documents) -> Config:
+    """Count the steps of an epoch if `max_steps` is null: as many as read every segment once."""
+    settings = config.trainer
+    if settings.max_steps is not None:
+        return config
+    length = config.memory.segment_length
+    segments = sum(-(-documents.length(i) // length) for i in range(len(documents)))
+    rows = settings.batch_size * num_devices(settings) * settings.num_nodes
+    steps = -(-segments // (rows * config.segments_per_step() * settings.accumulate))
+    trainer = settings.model_copy(update={"max_steps": steps})
+    return config.model_copy(update={"trainer": trainer})
 
 
 def _require_trainable(model: PreTrainedModel, settings: TrainerSettings) -> None:

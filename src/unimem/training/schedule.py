@@ -16,7 +16,7 @@ def learning_rate_factor(step: int, settings: TrainerSettings) -> float:
         return (step + 1) / settings.warmup_steps
     begin = settings.warmup_steps
     if settings.schedule == "linear":
-        begin = max(begin, round((1 - settings.decay_share) * settings.max_steps))
-    done = min(max(step - begin, 0) / max(settings.max_steps - 1 - begin, 1), 1.0)
+        begin = max(begin, round((1 - settings.decay_share) * settings.steps))
+    done = min(max(step - begin, 0) / max(settings.steps - 1 - begin, 1), 1.0)
     height = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
     return settings.final_learning_rate + (1 - settings.final_learning_rate) * height
