@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from unimem.config import compose_node, resolve, validate
-from unimem.studies.cells import expand
 from unimem.studies.disk import write_study
+from unimem.studies.study import expand
 from unimem.training.run import train
 
 STUDY = """

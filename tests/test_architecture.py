@@ -20,7 +20,10 @@ ALLOWED = {
     "model": {"model", "memory", "settings"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings"},
     "results": {"results", "evaluation"},
-    "studies": {"studies", "training", "results", "data", "settings", "config", "paths"},
+    "studies": {
+        "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
+        "paths",
+    },
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
     },

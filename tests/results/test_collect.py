@@ -1,5 +1,5 @@
 import pytest
-from small_study import small_study
+from small_study import copy_of, small_study
 
 from unimem.results.collect import collect, read_metrics, sort, where
 
@@ -39,3 +39,11 @@ def test_a_line_being_written_is_no_metric(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
     assert read_metrics(tmp_path) == [{"step": 1}]
     assert read_metrics(tmp_path / "nowhere") == []
+
+
+def test_what_wandb_writes_is_no_run(output, tmp_path):
+    copied = copy_of(output, tmp_path)
+    other = copied / "small" / "wandb" / "run-1" / "files"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("wandb_version: 1")
+    assert len(collect(copied)) == len(collect(output))

@@ -10,6 +10,7 @@ from unimem.evaluation.statistics import several_seeds
 from unimem.evaluation.tokens import TokenTable
 from unimem.results.comparison import holm, panels, pareto_front
 from unimem.results.records import read_result
+from unimem.results.select import Select
 from unimem.results.study import Group, read_study
 
 
@@ -56,7 +57,7 @@ def test_pareto_front_has_no_point_beaten_in_both():
 
 def test_groups_pool_seeds_and_are_held_against_vanilla(output):
     groups = read_study(output, "small").groups()
-    assert [g.label for g in groups] == ["method=vanilla", "injection_layer=0", "injection_layer=1"]
+    assert [g.label for g in groups] == ["vanilla", "injection_layer=0", "injection_layer=1"]
     (panel,) = panels(groups)
     assert panel.reference == 0 and [len(r.seeds) for r in panel.readings] == [2, 2, 1]
     document = panel.readings[0].table.document
@@ -125,9 +126,9 @@ def test_groups_of_other_documents_are_not_compared(output, tmp_path):
 
 def test_reference_can_be_chosen_and_a_wrong_one_is_told(output):
     groups = read_study(output, "small").groups()
-    (panel,) = panels(groups, "injection_layer=1")
+    (panel,) = panels(groups, Select.read("injection_layer=1"))
     assert panel.reference == 2 and panel.relative(2).mean == 0.0
     assert panel.relative(0).mean == panel.against_reference[0].estimate.mean
     assert not math.isnan(panel.relative(0).mean)
-    with pytest.raises(ValueError, match="report.reference=x is no cell; use one of method=van"):
-        panels(groups, "x")
+    with pytest.raises(ValueError, match="reference: no setting is rmt; there are vanilla, inj"):
+        panels(groups, Select.read({"method": "rmt"}))

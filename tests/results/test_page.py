@@ -1,6 +1,18 @@
 import base64
+import math
 
-from unimem.results.page import Code, Heading, Paragraph, Picture, Table, as_html, as_markdown
+from unimem.results.blocks import (
+    Code,
+    Contents,
+    Finding,
+    Findings,
+    Heading,
+    Measured,
+    Paragraph,
+    Picture,
+    Table,
+)
+from unimem.results.page import as_html, as_markdown
 
 
 def test_html_escapes_and_stands_alone(tmp_path):
@@ -19,7 +31,8 @@ def test_markdown_names_the_picture_beside_it(tmp_path):
 
 
 def test_marked_rows_stand_out():
-    table = Table(["a", "b"], [["x|y", "1"], ["z", "2"]], frozenset({1}))
+    rows = [["x|y", "1"], ["z", "2"]]
+    table = Table(name="t", head=["a", "b"], rows=rows, marked=frozenset({1}))
     assert table.markdown().splitlines() == [
         "| a | b |",
         "| --- | ---: |",
@@ -31,3 +44,34 @@ def test_marked_rows_stand_out():
 
 def test_code_is_fenced_by_more_backquotes_than_it_holds():
     assert Code("```\nx\n```").markdown() == "````\n```\nx\n```\n````"
+
+
+def test_links_lead_to_headings():
+    heading = Heading("Where the numbers (all) come from")
+    assert heading.anchor == "where-the-numbers-all-come-from"
+    page = as_html("t", [Contents([heading]), heading])
+    assert f'href="#{heading.anchor}"' in page and f'id="{heading.anchor}"' in page
+    assert Contents([heading]).markdown() == f"- [{heading.text}](#{heading.anchor})"
+
+
+def test_a_number_has_its_interval_beside_it_in_text_and_below_it_on_the_page():
+    number = Measured(0.5, 0.25, 0.75, "+.2f")
+    table = Table(name="t", head=["a", "b"], rows=[["x", number]])
+    assert table.markdown().endswith("| x | +0.50 [+0.25, +0.75] |")
+    assert "<td>+0.50<small>[+0.25, +0.75]</small></td>" in table.html()
+    assert str(Measured(1.0, math.nan, math.nan, ".1f")) == "1.0 one document"
+
+
+def test_text_tables_are_left_aligned():
+    assert "| --- | --- |" in Table(name="t", head=["a", "b"], rows=[], prose=True).markdown()
+
+
+def test_every_verdict_of_a_statement_is_shown():
+    findings = Findings([Finding("1 < 2", [("held", "a: 3 < 4"), ("did not hold", "b: no")])])
+    assert findings.markdown().splitlines() == [
+        "- 1 < 2",
+        "  - **held**: a: 3 < 4",
+        "  - **did not hold**: b: no",
+    ]
+    html = findings.html()
+    assert "1 &lt; 2" in html and '<span class="verdict did-not-hold">did not hold</span>' in html

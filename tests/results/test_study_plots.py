@@ -1,6 +1,17 @@
 import math
+import struct
 
-from unimem.results.study_plots import Point, plot_against, plot_cost, plot_heat_map
+import pytest
+
+from unimem.results.canvas import colours_of
+from unimem.results.study_plots import (
+    Point,
+    grow_by_factors,
+    plot_against,
+    plot_cost,
+    plot_heat_map,
+    plot_rows,
+)
 
 
 def point(x, mean, low=None, high=None):
@@ -24,7 +35,7 @@ def test_of_many_points_the_front_alone_is_named(tmp_path):
         named = {renamed.get(label, label): value for label, value in points.items()}
         front = [renamed.get(label, label) for label in ("p0", "p1", "p2")]
         path = tmp_path / name
-        plot_cost(path, xlabel="x", ylabel="y", points=named, front=front)
+        plot_cost(path, xlabel="x", ylabel="y", points=named, front=front, colours={})
         return path.read_bytes()
 
     image = draw("a.png")
@@ -34,6 +45,39 @@ def test_of_many_points_the_front_alone_is_named(tmp_path):
 
 def test_a_heat_map_may_have_holes(tmp_path):
     losses = {(1.0, 1.0): 1.0, (2.0, 1.0): 2.0, (1.0, 4.0): 3.0}
-    plot_heat_map(tmp_path / "a.png", labels=("x", "y"), losses=losses)
-    plot_heat_map(tmp_path / "b.png", labels=("x", "y"), losses=losses | {(2.0, 4.0): 3.0})
+    plot_heat_map(tmp_path / "a.png", labels=("x", "y"), losses=losses, bold=[])
+    plot_heat_map(tmp_path / "b.png", labels=("x", "y"), losses=losses | {(2.0, 4.0): 3.0}, bold=[])
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_a_row_for_each_setting_takes_its_room(tmp_path):
+    rows = {f"setting {i}": point(0, i / 10) for i in range(10)}
+    for name, count in (("a.png", 5), ("b.png", 10)):
+        shown = dict(list(rows.items())[:count])
+        plot_rows(tmp_path / name, xlabel="x", rows=shown, reference="setting 0")
+    heights = [
+        struct.unpack(">II", (tmp_path / name).read_bytes()[16:24])[1]
+        for name in ("a.png", "b.png")
+    ]
+    assert heights[1] - heights[0] == 5 * 45
+
+
+@pytest.mark.parametrize(
+    ("xs", "found"),
+    [
+        ([0, 1, 4, 16, 64], True),
+        ([16, 64, 256, 1024], True),
+        ([0, 1, 3, 7], False),
+        ([*range(22)], False),
+        ([*range(1, 22)], False),
+        ([64, 128, 256], False),
+        ([0, 0.5], False),
+    ],
+)
+def test_powers_stand_one_step_apart(xs, found):
+    assert grow_by_factors(xs) is found
+
+
+def test_as_many_labels_have_colours_as_there_are():
+    colours = colours_of([f"{i}" for i in range(20)])
+    assert len(colours) == 8 == len(set(colours.values()))

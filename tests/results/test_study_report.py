@@ -3,16 +3,21 @@ import math
 import re
 
 import pytest
+from made_study import Made, make_study
 from small_study import LEFT_OUT, copy_of, small_study
 
+from unimem.paths import config_root
+from unimem.results.checks import read_checks
 from unimem.results.comparison import panels
 from unimem.results.study import read_study
-from unimem.results.study_report import write_study_report
+from unimem.results.study_report import copy_report, without_paths, write_study_report
+from unimem.studies.file import read_study_file
 
 FIGURES = {
     "by_injection_layer.png",
     "gain_by_injection_layer.png",
     "position.png",
+    "ages.png",
     "cost_evaluation.png",
     "cost_training.png",
     "learning.png",
@@ -24,9 +29,13 @@ def output(tmp_path_factory):
     return small_study(tmp_path_factory)
 
 
+def write(output, name="small"):
+    return write_study_report(read_study(output, name), output / name)
+
+
 @pytest.fixture(scope="module")
 def page(output):
-    return write_study_report(output, "small")
+    return write(output).page
 
 
 def test_figures_are_in_the_page_and_beside_the_text(page):
@@ -35,24 +44,25 @@ def test_figures_are_in_the_page_and_beside_the_text(page):
     assert {file.name for file in page.parent.glob("*.png")} == FIGURES
     html = page.read_text()
     assert html.count("data:image/png;base64,") == len(FIGURES)
-    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
 
 
 def test_tables_hold_the_measured_numbers(page, output):
     (panel,) = panels(read_study(output, "small").groups())
     text = page.with_suffix(".md").read_text()
     for readings, level in zip(panel.readings, panel.levels, strict=True):
-        row = f"| {readings.group.label} ≈ | {len(readings.seeds)} of 2 | {level.mean:.4f} |"
-        assert row in text
+        assert f"| {readings.group.label} ≈ | {level.mean:.4f} [{level.low:.4f}, " in text
+        assert f"| {len(readings.seeds)} of 2 |" in text
     estimate = panel.against_reference[1].estimate
-    assert f"| injection_layer=0 | 2 | {estimate.mean:+.4f} |" in text
-    assert f"| {math.exp(estimate.mean):.4f} |" in text and "not claimed" in text
+    assert f"| injection_layer=0 | {estimate.mean:+.4f} [" in text
+    assert f"| {math.exp(estimate.mean):.4f} [" in text and "not claimed" in text
 
 
 def test_claim_command_and_missing_cells_are_named(page):
     text = page.with_suffix(".md").read_text()
-    assert "## The published claim\n\nThe deeper layer is the better one." in text
-    assert "injection_layer=1: 5.5" in text
+    head = "## The published claim, and whether it held here"
+    assert f"{head}\n\nThe deeper layer is the better one." in text
+    assert "| injection_layer=1 | 5.5 |" in text
     assert "unimem-sweep sweeps=" in text
     assert "5 of 6 cells are finished." in text and f"{LEFT_OUT}: not begun" in text
 
@@ -70,11 +80,141 @@ def test_two_numbers_that_vary_give_a_heat_map(output, tmp_path):
     for i, cell in enumerate(study["cells"]):
         cell["overrides"] = [f"memory.topk={i % 2}", f"memory.size={i // 2}"]
     path.write_text(json.dumps(study))
-    write_study_report(copied, "small")
+    write(copied)
     assert (copied / "small" / "heat_map.png").is_file()
 
 
 def test_reference_of_the_study_file_is_used(output, tmp_path):
     copied = copy_of(output, tmp_path, report={"reference": "injection_layer=0"})
-    page = write_study_report(copied, "small")
-    assert "Difference from injection_layer=0" in page.read_text()
+    assert "Difference from injection_layer=0" in write(copied).page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"checkz": []}, "report: 'checkz' is not known; it takes reference, checks"),
+        ([], None),
+        ("best", "report: 'best' is not known"),
+        ({"checks": [{"best": "x"}]}, r"report.checks\[0\].best='x': write the overrides meant"),
+    ],
+)
+def test_what_a_report_cannot_say_is_refused(tmp_path, report, message):
+    make_study(tmp_path, Made(overrides="method=vanilla"), report=report)
+    if message is None:
+        write(tmp_path, "made")
+        return
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, "made")
+
+
+def test_verdicts_are_on_the_page_and_in_a_file(tmp_path):
+    check = {"lower": {"method": "rmt"}, "than": {"method": "vanilla"}}
+    cells = Made(overrides="method=vanilla"), Made(overrides="method=rmt", nll=1.5)
+    make_study(tmp_path, *cells, report={"checks": [check]}, profile="cpu")
+    report = write(tmp_path, "made")
+    found = json.loads((tmp_path / "made" / "verdicts.json").read_text())
+    (verdict,) = found.pop("verdicts")
+    assert found == {"study": "made", "profile": "cpu"}
+    assert verdict["statement"] == check and verdict["verdict"] == "held"
+    assert verdict["numbers"] == {
+        "mean": -0.5, "low": -0.5, "high": -0.5, "bound": 0.0, "seeds": 3,
+        "settings": ["rmt", "vanilla"],
+    }  # fmt: skip
+    assert '<span class="verdict held">held</span>' in report.page.read_text()
+    assert report.headline() == {
+        "verdict/markov/rmt has a lower loss than vanilla.": "held",
+        "nll/markov/vanilla": pytest.approx(2.35),
+        "nll/markov/rmt": pytest.approx(1.85),
+    }
+
+
+def test_every_corpus_has_its_own_tables_and_figures(tmp_path):
+    cells = [
+        Made(overrides=f"data={corpus} method={method}", corpus=corpus)
+        for corpus in ("markov", "urn")
+        for method in ("vanilla", "rmt")
+    ]
+    make_study(tmp_path, *cells)
+    report = write(tmp_path, "made")
+    text = report.page.with_suffix(".md").read_text()
+    assert re.findall("## Results on (.*)", text) == ["markov", "urn"]
+    assert {"markov_losses", "urn_losses"} < {table.name for table in report.tables}
+    assert {"markov_settings.png", "urn_settings.png"} < {p.path.name for p in report.pictures}
+    # What names a corpus is no part of a setting's name, and the settings are listed once.
+    assert (
+        text.count("| rmt | method=rmt |") == 1 and "data=urn method" not in text.split("Cells")[0]
+    )
+
+
+def test_a_copy_has_everything_but_the_paths_of_this_machine(output, tmp_path):
+    copied = copy_of(output, tmp_path)
+    log = f'  File "{tmp_path}/src/train.py", line 1\nMemoryError'
+    study = read_study(copied, "small")
+    (left_out,) = study.unfinished
+    left_out.folder.with_name(f"{left_out.folder.name}.log").write_text(log)
+    report = write(copied)
+    page = copy_report(report, tmp_path / "docs" / "small")
+    names = {file.name for file in page.parent.iterdir()}
+    assert names == FIGURES | {"report.md", "report.html", "verdicts.json"}
+    assert str(tmp_path) in report.page.read_text()
+    for file in (page, page.with_name("report.md")):
+        text = file.read_text()
+        assert str(tmp_path) not in text and "/tmp" not in text
+        assert "small.yaml" in text and "train.py" in text
+    assert (
+        page.with_name("position.png").read_bytes()
+        == (copied / "small" / "position.png").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("sweeps=/home/me/a.yaml jobs=2", "sweeps=a.yaml jobs=2"),
+        ("'/a/b c'", "'b c'"),
+        ("(/a/b/c, [/d/e])", "(c, [e])"),
+        ("src=&quot;/a/b.py&quot;", "src=&quot;b.py&quot;"),
+        ("</p>\n<p>1/2, and/or a/b/c", "</p>\n<p>1/2, and/or a/b/c"),
+        ("data:image/png;base64,iVBOR/abc/def==", "data:image/png;base64,iVBOR/abc/def=="),
+    ],
+)
+def test_of_a_path_its_last_part_stays(text, cleaned):
+    assert without_paths(text) == cleaned
+
+
+def test_a_single_document_has_a_report_without_intervals(tmp_path):
+    cells = [Made(overrides=f"method={m}", documents=1) for m in ("vanilla", "rmt")]
+    make_study(tmp_path, *cells)
+    text = write(tmp_path, "made").page.with_suffix(".md").read_text()
+    assert "| vanilla ≈ | 2.0000 one document | 7.389 one document |" in text
+
+
+def test_a_heat_map_names_what_has_no_place_on_it(tmp_path):
+    cells = [
+        Made(overrides=f"method=unimix memory.topk={k} memory.window={w}", nll=nll)
+        for k, w, nll in ((0, 0, 2.0), (0, 8, 1.8), (4, 0, 1.9), (4, 8, 1.7))
+    ]
+    make_study(tmp_path, Made(overrides="method=vanilla", nll=2.1), *cells)
+    captions = [picture.caption for picture in write(tmp_path, "made").pictures]
+    assert captions[0] == (
+        "Loss over memory.topk and memory.window, in bold the lowest and what cannot be told "
+        "from it. Not on the map: vanilla 2.4500."
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "figure"),
+    [(("[5]", "[4,5]", "[3,4,5]"), "by_memory.layers.png"), (("[5]", "[4]"), "settings.png")],
+)
+def test_lists_of_different_lengths_are_drawn_by_length(tmp_path, layers, figure):
+    cells = [Made(overrides=f"memory.layers={value}") for value in layers]
+    make_study(tmp_path, Made(overrides="method=vanilla"), *cells)
+    names = [picture.path.name for picture in write(tmp_path, "made").pictures]
+    assert figure in names
+
+
+def test_statements_of_the_shipped_studies_can_be_read():
+    for file in sorted((config_root() / "sweeps").glob("*.yaml")):
+        for profile in [None, *(read_study_file(str(file)).profiles or [])]:
+            report = read_study_file(str(file), profile).fields.get("report") or {}
+            assert all(check.sentence for check in read_checks(report.get("checks", [])))

@@ -2,46 +2,21 @@
 
 import json
 import logging
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training.conftest import metrics
-from wandb.proto import wandb_internal_pb2
+from wandb_file import no_account, records
 
 from unimem.config import compose
-from unimem.training.mirror import Mirror, chosen_mode
+from unimem.results.wandb_run import chosen_mode
+from unimem.training.mirror import Mirror
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-
-
-def records(path: Path) -> Iterator[Any]:
-    """Read the records of a .wandb file: a 7-byte header, then LevelDB's log framing."""
-    data, place, part = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        place += 7
-        part += data[place : place + size]
-        place += size
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(part)
-            part = b""
-            yield record
+    no_account(tmp_path, monkeypatch)
 
 
 def history(path: Path) -> list[dict[str, Any]]:

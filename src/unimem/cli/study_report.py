@@ -5,23 +5,70 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unimem.results.study_report import write_study_report
+from unimem.results.study import StudyRecord, read_study
+from unimem.results.study_report import copy_report, write_study_report
+from unimem.settings import LoggerSettings
+
+MODES = ("auto", "online", "offline", "disabled")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `unimem-report` with the arguments of the command line."""
+    try:
+        run(_parser().parse_args(arguments))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Write the report, mirror it, and say where it is. Raises ValueError if there is none."""
+    output = Path(given.output)
+    study = read_study(output, given.study)
+    report = write_study_report(study, output / given.study)
+    print(report.page)
+    if given.copy_to is not None:
+        print(copy_report(report, Path(given.copy_to)))
+    settings = logger_settings(study, given.wandb)
+    if settings.mode != "disabled":
+        from unimem.results.publish import publish
+
+        publish(report, settings)
+
+
+def logger_settings(study: StudyRecord, mode: str | None) -> LoggerSettings:
+    """Give the W&B settings that the study's runs had, in the mode that is asked for.
+
+    Without one it is `auto`, or `disabled` if no run was mirrored.
+    """
+    runs = [cell.run for cell in study.cells if cell.run is not None]
+    known = [LoggerSettings.model_validate(run.config["logger"]) for run in runs]
+    used = [settings for settings in known if settings.mode != "disabled"]
+    chosen = mode or ("auto" if used else "disabled")
+    return (used or known)[0].model_copy(update={"mode": chosen})
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unimem-report",
-        description="Write report.html, report.md and figures beside the study.json of a study.",
+        description="Write report.html, report.md, verdicts.json and figures beside the study.json "
+        "of a study.",
         epilog="Example: unimem-report injection_layer",
     )
     parser.add_argument("study", metavar="STUDY", help="its name, as in outputs/STUDY/study.json")
     parser.add_argument("--output", default="outputs", metavar="FOLDER", help="default: outputs")
-    given = parser.parse_args(arguments)
-    try:
-        print(write_study_report(Path(given.output), given.study))
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    parser.add_argument(
+        "--copy-to",
+        metavar="FOLDER",
+        help="write it there too, for others: without paths of this machine",
+    )
+    parser.add_argument(
+        "--wandb",
+        choices=MODES,
+        metavar="MODE",
+        help=f"{', '.join(MODES)}; auto is WANDB_MODE, else online if a key exists, else offline; "
+        "default: auto, or disabled if no run of the study was mirrored",
+    )
+    return parser
 
 
 if __name__ == "__main__":

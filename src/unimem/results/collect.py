@@ -16,6 +16,8 @@ from unimem.results.records import RESULT, read_result
 STUDY = "study.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+WANDB = "wandb"
+"""The folder of W&B, whose runs have a config.yaml of their own."""
 
 COLUMNS = (
     "name",
@@ -134,7 +136,7 @@ def _folders(root: Path) -> Iterator[Path]:
         if CONFIG in files:
             folders.clear()
             yield Path(path)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(n for n in folders if n != WANDB and not n.startswith("."))
 
 
 def _studies(root: Path) -> dict[Path, list[str]]:

@@ -4,14 +4,15 @@ Shapes: K seeds, N tokens of all documents together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unimem.evaluation.statistics import Estimate, position_edges, several_seeds
 from unimem.results.readings import Readings, load
-from unimem.results.study import Group
+from unimem.results.select import Select, in_words
+from unimem.results.study import Group, differing, labelled
 
 ALPHA = 0.05
 SEEDS = 3
@@ -40,11 +41,14 @@ class Paired:
 class Panel:
     """Groups that read the same tokens of one corpus.
 
-    against_reference: differences of all others from the reference. ties: the groups that cannot
-    be told from the one with the lowest loss, which is one of them; by their place in `readings`.
+    waiting: groups of this corpus without a finished cell. against_reference: differences of all
+    others from the reference. ties: the groups that cannot be told from the one with the lowest
+    loss, which is one of them; by their place in `readings`.
     """
 
+    name: str
     readings: tuple[Readings, ...]
+    waiting: tuple[Group, ...]
     reference: int
     levels: tuple[Estimate, ...]
     against_reference: dict[int, Paired]
@@ -53,14 +57,22 @@ class Panel:
     @property
     def best(self) -> int:
         """The group with the lowest loss."""
-        return _lowest(self.levels)
+        return lowest(self.levels, range(len(self.levels)))
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the groups, as in `readings`."""
+        return [r.group.label for r in self.readings]
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups of this corpus, finished or not."""
+        return [*(r.group for r in self.readings), *self.waiting]
 
     @property
     def corpus(self) -> str:
         """The corpus in words."""
-        result = self.readings[0].cells[0].result
-        assert result is not None
-        return result["corpus"]["summary"]
+        return _summary(self.readings[0])
 
     def edges(self) -> list[int]:
         """Give the edges of the position buckets, in segments of the reference."""
@@ -84,23 +96,58 @@ class Panel:
         return (sums / counts).tolist()
 
 
-def panels(groups: Sequence[Group], reference: str | None = None) -> list[Panel]:
+def panels(groups: Sequence[Group], reference: Select | None = None) -> list[Panel]:
     """Load what the groups read, and compare those that read the same.
 
-    The reference is the group of that label; without one, the first without memory, or the first.
-    Groups without a finished cell are left out.
+    The reference is the first group that is selected; without one, the first without memory, or
+    the first. Without a finished cell a group is only named.
 
     Raises ValueError if there is no such group, or the seeds of a group read different documents.
     """
-    labels = [group.label for group in groups]
-    if reference is not None and reference not in labels:
-        raise ValueError(f"report.reference={reference} is no cell; use one of {', '.join(labels)}")
+    if reference is not None and not any(reference.matches(group.overrides) for group in groups):
+        labels = ", ".join(group.label for group in groups)
+        raise ValueError(f"report.reference: no setting is {reference}; there are {labels}")
     found: dict[str, list[Readings]] = {}
     for group in groups:
         if group.finished:
             identity, readings = load(group)
             found.setdefault(identity, []).append(readings)
-    return [_panel(readings, reference) for readings in found.values()]
+    waiting = [group for group in groups if not group.finished]
+    split = set(differing([group.overrides for group in groups]))
+    made = [_panel(readings, waiting, reference, split) for readings in found.values()]
+    names = [panel.name for panel in made]
+    return [
+        replace(panel, name=f"{panel.name} ({i + 1})") if names.count(panel.name) > 1 else panel
+        for i, panel in enumerate(made)
+    ]
+
+
+def difference(a: Readings, b: Readings) -> tuple[Estimate, int] | None:
+    """Estimate the mean loss of `a` above that of `b`, over so many common seeds, if any."""
+    seeds = common_seeds([a, b])
+    if not seeds:
+        return None
+    own, others = (r.of(seeds) for r in (a, b))
+    return several_seeds(own.astype(np.float64) - others, a.table.document), len(seeds)
+
+
+def common_seeds(readings: Sequence[Readings]) -> list[int]:
+    """Give the seeds that all of them have."""
+    return sorted(set.intersection(*(set(r.seeds) for r in readings)))
+
+
+def compare(readings: Sequence[Readings], base: int, others: Iterable[int]) -> dict[int, Paired]:
+    """Hold the others against one group, where they have seeds in common."""
+    found: dict[int, tuple[Estimate, int]] = {}
+    for i in others:
+        paired = difference(readings[i], readings[base])
+        if i != base and paired is not None:
+            found[i] = paired
+    corrected = holm([_p_value(estimate) for estimate, _ in found.values()])
+    return {
+        i: Paired(estimate=estimate, seeds=seeds, p=p)
+        for (i, (estimate, seeds)), p in zip(found.items(), corrected, strict=True)
+    }
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -112,6 +159,11 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
+def lowest(levels: Sequence[Estimate], places: Iterable[int]) -> int:
+    """Give the place of the lowest mean among some."""
+    return min(places, key=lambda i: levels[i].mean)
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Give the places of the points (cost, loss) that no other is at least as good in both."""
     front: list[int] = []
@@ -121,39 +173,56 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _panel(readings: list[Readings], label: str | None) -> Panel:
-    labels = [r.group.label for r in readings]
+def _panel(
+    readings: list[Readings], waiting: Sequence[Group], chosen: Select | None, split: set[str]
+) -> Panel:
+    corpora = [_corpus_overrides(r.group) for r in readings]
+    waiting = [group for group in waiting if _corpus_overrides(group) in corpora]
+    named = [*(r.group for r in readings), *waiting]
+    # The only one of its corpus keeps the name that tells it from those of others.
+    named = labelled(named) if len(named) > 1 else named
+    readings = [replace(r, group=group) for r, group in zip(readings, named, strict=False)]
+    selected = [i for i, r in enumerate(readings) if chosen and chosen.matches(r.group.overrides)]
     plain = [i for i, r in enumerate(readings) if _without_memory(r)]
-    # A study of several corpora names one reference; the other corpora go without that name.
-    reference = labels.index(label) if label in labels else (plain or [0])[0]
+    # A study of several corpora may name one reference; the other corpora go without that name.
+    reference = [*selected, *plain, 0][0]
     levels = tuple(r.level() for r in readings)
-    best = _lowest(levels)
-    against_best = _compare(readings, best)
-    ties = {best} | {i for i in range(len(readings)) if i != best and not _beaten(against_best, i)}
+    everyone = range(len(readings))
+    best = lowest(levels, everyone)
+    against_best = compare(readings, best, everyone)
+    ties = {i for i in everyone if i not in against_best or not against_best[i].claimed}
     return Panel(
+        name=_name(readings, split),
         readings=tuple(readings),
+        waiting=tuple(named[len(readings) :]),
         reference=reference,
         levels=levels,
-        against_reference=_compare(readings, reference),
+        against_reference=compare(readings, reference, everyone),
         ties=frozenset(ties),
     )
 
 
-def _compare(readings: Sequence[Readings], other: int) -> dict[int, Paired]:
-    """Compare all groups with one, where they have seeds in common."""
-    base = readings[other]
-    found: dict[int, tuple[Estimate, int]] = {}
-    for i, r in enumerate(readings):
-        seeds = sorted(set(r.seeds) & set(base.seeds))
-        if i != other and seeds:
-            own, others = (x.own[[x.seeds.index(s) for s in seeds]] for x in (r, base))
-            difference = own.astype(np.float64) - others
-            found[i] = several_seeds(difference, r.table.document), len(seeds)
-    corrected = holm([_p_value(estimate) for estimate, _ in found.values()])
-    return {
-        i: Paired(estimate=estimate, seeds=seeds, p=p)
-        for (i, (estimate, seeds)), p in zip(found.items(), corrected, strict=True)
-    }
+def _name(readings: Sequence[Readings], split: set[str]) -> str:
+    """Name the corpus, with what tells it from others of that name in the study."""
+    shared = set.intersection(*(set(_corpus_overrides(r.group)) for r in readings))
+    own = {key: value for key, value in sorted(shared) if key in split and key != "data"}
+    told = in_words(own)
+    return _summary(readings[0]).split(":")[0] + (f", {told}" if told else "")
+
+
+def _corpus_overrides(group: Group) -> list[tuple[str, str]]:
+    """Give the overrides that decide which tokens are read."""
+    return sorted(
+        (key, value)
+        for key, value in group.overrides.items()
+        if key.split(".")[0] in ("data", "evaluation")
+    )
+
+
+def _summary(readings: Readings) -> str:
+    result = readings.cells[0].result
+    assert result is not None
+    return result["corpus"]["summary"]
 
 
 def _p_value(difference: Estimate) -> float:
@@ -164,14 +233,6 @@ def _p_value(difference: Estimate) -> float:
     if error == 0:
         return float(difference.mean == 0)
     return math.erfc(abs(difference.mean) / error / math.sqrt(2))
-
-
-def _beaten(against_best: dict[int, Paired], i: int) -> bool:
-    return i in against_best and against_best[i].claimed
-
-
-def _lowest(levels: Sequence[Estimate]) -> int:
-    return min(range(len(levels)), key=lambda i: levels[i].mean)
 
 
 def _without_memory(readings: Readings) -> bool:

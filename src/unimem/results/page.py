@@ -1,136 +1,54 @@
-"""A report as a list of blocks, written as Markdown and as one self-contained HTML page."""
+"""A report as Markdown, and as one self-contained HTML page."""
 
-import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+
+from unimem.results.blocks import Block
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff; }
-.wide { overflow-x: auto; }
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff; overflow-wrap: break-word; }
+h1, h2, h3 { line-height: 1.25; }
+h2 { margin-top: 2.5rem; padding-top: 0.5rem; border-top: 1px solid #ddd; }
+a { color: #0055a0; }
+nav ul { columns: 16rem; padding-left: 1.2rem; }
+/* A table that is wider than the page has a shadow where it goes on. */
+.wide { overflow-x: auto; margin: 1rem 0; background:
+  linear-gradient(to right, transparent, #fff 60%) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, #aaa, transparent) right / 0.8rem 100% no-repeat; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #888; }
-tr.marked { background: #eef6ee; font-weight: 600; }
+th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right;
+  vertical-align: top; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+wbr { display: none; }
+td small { display: block; color: #666; }
+tr.marked, tr.marked td:first-child { background: #e6f2e6; font-weight: 600; }
+table.prose { width: 100%; }
+table.prose td, table.prose th { text-align: left; white-space: normal; position: static;
+  overflow-wrap: normal; }
+table.prose td:nth-child(2) { overflow-wrap: anywhere; }
 pre { background: #f4f4f4; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere;
   font-size: 0.85rem; }
-img { max-width: 100%; }
 figure { margin: 1.5rem 0; }
-figcaption { font-size: 0.9rem; color: #555; }
+img { display: block; width: 44rem; max-width: 100%; height: auto; }
+figcaption { font-size: 0.9rem; color: #555; max-width: 44rem; }
+.findings > li { margin: 0.8rem 0; font-weight: 600; }
+.findings ul { list-style: none; padding: 0; }
+.findings ul li { font-weight: 400; margin: 0.3rem 0; }
+.verdict { border-radius: 0.3rem; padding: 0.05rem 0.45rem; font-weight: 600; color: #fff;
+  white-space: nowrap; background: #666; }
+.verdict.held { background: #1a7340; }
+.verdict.did-not-hold { background: #a8381b; }
+@media (max-width: 40rem) {
+  wbr { display: inline; }
+  th, td { padding: 0.3rem 0.45rem; }
+  td:first-child, th:first-child { min-width: 6.5rem; max-width: 8.5rem; white-space: normal;
+    overflow-wrap: anywhere; }
+}
 """
-
-
-class Block(Protocol):
-    """A part of a page."""
-
-    def markdown(self) -> str:
-        """Give it in Markdown."""
-        ...
-
-    def html(self) -> str:
-        """Give it in HTML."""
-        ...
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading; level 1 is the page's title."""
-
-    text: str
-    level: int = 2
-
-    def markdown(self) -> str:
-        """Give it in Markdown."""
-        return f"{'#' * self.level} {self.text}"
-
-    def html(self) -> str:
-        """Give it in HTML."""
-        return f"<h{self.level}>{html.escape(self.text)}</h{self.level}>"
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Plain text."""
-
-    text: str
-
-    def markdown(self) -> str:
-        """Give it in Markdown."""
-        return self.text
-
-    def html(self) -> str:
-        """Give it in HTML."""
-        return f"<p>{html.escape(self.text)}</p>"
-
-
-@dataclass(frozen=True)
-class Code:
-    """Text to be shown as it is."""
-
-    text: str
-
-    def markdown(self) -> str:
-        """Give it in Markdown; more backquotes around it than it holds in a row."""
-        fence = "```"
-        while fence in self.text:
-            fence += "`"
-        return f"{fence}\n{self.text}\n{fence}"
-
-    def html(self) -> str:
-        """Give it in HTML."""
-        return f"<pre>{html.escape(self.text)}</pre>"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the rows whose places are in `marked` stand out."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    marked: frozenset[int] = frozenset()
-
-    def markdown(self) -> str:
-        """Give it in Markdown; a marked row is bold."""
-        lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)]]
-        for i, row in enumerate(self.rows):
-            cells = [cell.replace("|", "\\|") for cell in row]
-            lines.append([f"**{cell}**" for cell in cells] if i in self.marked else cells)
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def html(self) -> str:
-        """Give it in HTML."""
-        lines = [f"<tr>{self._cells('th', self.head)}</tr>"]
-        for i, row in enumerate(self.rows):
-            mark = ' class="marked"' if i in self.marked else ""
-            lines.append(f"<tr{mark}>{self._cells('td', row)}</tr>")
-        return "\n".join(['<div class="wide"><table>', *lines, "</table></div>"])
-
-    def _cells(self, tag: str, cells: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG file, named relative to the page, and what it shows."""
-
-    path: Path
-    caption: str
-
-    def markdown(self) -> str:
-        """Give it in Markdown."""
-        return f"![{self.caption}]({self.path.name})\n\n{self.caption}"
-
-    def html(self) -> str:
-        """Give it in HTML, with the picture in it."""
-        data = base64.b64encode(self.path.read_bytes()).decode()
-        caption = html.escape(self.caption)
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:

@@ -5,7 +5,7 @@ Shapes: K seeds, N tokens of all documents together.
 
 import hashlib
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,18 @@ class Readings:
         """The finished cells, as the rows of `own`."""
         return [self.group.finished[seed] for seed in self.seeds]
 
+    def of(self, seeds: Sequence[int]) -> np.ndarray:
+        """Give the losses of some of its seeds."""
+        return self.own[[self.seeds.index(seed) for seed in seeds]]
+
+    def each(self, *path: str) -> list[float | None]:
+        """Give a number of the results for every seed."""
+        return [_at(cell.result, path) for cell in self.cells]
+
     def recorded(self, *path: str) -> float | None:
         """Give the median over seeds of a number of the results; None if one has none."""
-        found = [_at(cell.result, path) for cell in self.cells]
-        known = [value for value in found if value is not None]
-        return statistics.median(known) if len(known) == len(found) else None
+        known = [value for value in self.each(*path) if value is not None]
+        return statistics.median(known) if len(known) == len(self.cells) else None
 
     def level(self) -> Estimate:
         """Estimate the mean loss over seeds and documents."""

@@ -1,20 +1,31 @@
 """A study as its folder tells it: which cells it consists of, and what became of each."""
 
+import itertools
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unimem.results.collect import STUDY, RunRecord, read_run
+from unimem.results.select import in_words
 
 SEED = "seed"
+BASE_MODEL = "model.name"
+"""Where a cell finds its base run's weights; it differs with the seed and names no setting."""
+
+MOST_TOLD = 6
+"""Settings beside the method that a name is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord:
-    """A cell of a study; `run` is None if it was never begun."""
+    """A cell of a study; `run` is None if it was never begun.
+
+    `overrides` are those that decide what is measured: neither the seed nor the path of the base
+    run's weights is among them.
+    """
 
     label: str
     overrides: dict[str, str]
@@ -35,31 +46,49 @@ class CellRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The cells that differ by their seed alone; `varied` is what sets them apart from others."""
+    """The cells that differ by their seed alone.
+
+    varied: of the overrides that they share, those that tell them from other groups. label: these
+    in words.
+    """
 
     label: str
     varied: dict[str, str]
     cells: tuple[CellRecord, ...]
 
     @property
+    def overrides(self) -> dict[str, str]:
+        """What all its cells were given."""
+        return self.cells[0].overrides
+
+    @property
     def finished(self) -> dict[int, CellRecord]:
         """The finished cells by seed."""
         return {cell.result["seed"]: cell for cell in self.cells if cell.result is not None}
 
+    @property
+    def waiting(self) -> list[CellRecord]:
+        """The cells that are not finished."""
+        return [cell for cell in self.cells if cell.result is None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-    """What `study.json` says; `fields` has the study file's own fields, the claim among them."""
+    """What `study.json` says; `fields` has the study file's own fields, the claim among them.
+
+    bases: the runs whose weights the cells start from.
+    """
 
     name: str
     arguments: tuple[str, ...]
     fields: dict[str, Any]
     cells: tuple[CellRecord, ...]
+    bases: tuple[CellRecord, ...] = ()
 
     @property
     def command(self) -> str:
         """The command that runs the study, or goes on with it."""
-        return shlex.join(["unimem-sweep", *self.arguments])
+        return shlex.join([self.fields.get("command", "unimem-sweep"), *self.arguments])
 
     @property
     def unfinished(self) -> list[CellRecord]:
@@ -68,22 +97,34 @@ class StudyRecord:
 
     def groups(self) -> list[Group]:
         """Put the cells together that differ by their seed alone, in the order of the study."""
-        varied = _varied([cell.overrides for cell in self.cells])
-        # What some cells have, always with one value, is left out of names that can do without.
-        enough = [key for key in varied if len(varied[key] - {None}) > 1]
-        found: dict[tuple[str | None, ...], list[CellRecord]] = {}
+        found: dict[tuple[tuple[str, str], ...], list[CellRecord]] = {}
         for cell in self.cells:
-            found.setdefault(tuple(map(cell.overrides.get, varied)), []).append(cell)
-        groups: list[Group] = []
-        names = {tuple(map(cells[0].overrides.get, enough)) for cells in found.values()}
-        for cells in found.values():
-            given = cells[0].overrides
-            own = {key: given[key] for key in enough if key in given}
-            if len(names) < len(found) or not own:
-                own = {key: given[key] for key in varied if key in given}
-            label = " ".join(f"{key}={value}" for key, value in own.items())
-            groups.append(Group(label=label or "the run", varied=own, cells=tuple(cells)))
-        return groups
+            found.setdefault(tuple(sorted(cell.overrides.items())), []).append(cell)
+        return labelled([Group(label="", varied={}, cells=tuple(c)) for c in found.values()])
+
+
+def labelled(groups: Sequence[Group]) -> list[Group]:
+    """Name the groups by as few overrides as tell them apart, the method before all others."""
+    given = [group.overrides for group in groups]
+    keys = _telling(given, differing(given))
+    told = [{key: own[key] for key in keys if key in own} for own in given]
+    shorter = [
+        {k: v for k, v in own.items() if not _goes_without_saying(k, v, told)} for own in told
+    ]
+    if len({str(own) for own in shorter}) == len(told):
+        told = shorter
+    plain = "the run" if len(groups) == 1 else "unchanged"
+    return [
+        replace(group, label=in_words(own) or plain, varied=own)
+        for group, own in zip(groups, told, strict=True)
+    ]
+
+
+def differing(overrides: Sequence[Mapping[str, str]]) -> list[str]:
+    """Give the settings that are not the same everywhere, the method first."""
+    keys = dict.fromkeys(key for given in overrides for key in given)
+    found = [key for key in keys if len({given.get(key) for given in overrides}) > 1]
+    return sorted(found, key=lambda key: key != "method")
 
 
 def read_study(output: Path, name: str) -> StudyRecord:
@@ -96,34 +137,46 @@ def read_study(output: Path, name: str) -> StudyRecord:
         known = ", ".join(sorted(p.parent.name for p in output.glob(f"*/{STUDY}"))) or "none yet"
         raise ValueError(f"{path} does not exist; run the study first (in {output}: {known})")
     record = json.loads(path.read_text(encoding="utf-8"))
-    cells = [
-        CellRecord(
-            label=cell["label"],
-            overrides=dict(line.split("=", 1) for line in cell["overrides"]),
-            folder=output / cell["folder"],
-            run=read_run(output / cell["folder"]),
-        )
-        for cell in record["cells"]
-    ]
-    known = ("study", "arguments", "cells")
+    known = ("study", "arguments", "bases", "cells")
     return StudyRecord(
         name=record["study"],
         arguments=tuple(record["arguments"]),
         fields={key: value for key, value in record.items() if key not in known},
-        cells=tuple(cells),
+        cells=tuple(_cell(output, cell) for cell in record["cells"]),
+        bases=tuple(_cell(output, base) for base in record.get("bases", [])),
     )
 
 
-def number(text: str | None) -> float | None:
-    """Read a value of an override as a number; None for anything else."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
+def _cell(output: Path, entry: Mapping[str, Any]) -> CellRecord:
+    overrides = dict(line.lstrip("+").split("=", 1) for line in entry["overrides"])
+    dropped = {SEED, BASE_MODEL} if entry.get("base") else {SEED}
+    return CellRecord(
+        label=entry["label"],
+        overrides={key: value for key, value in overrides.items() if key not in dropped},
+        folder=output / entry["folder"],
+        run=read_run(output / entry["folder"]),
+    )
 
 
-def _varied(overrides: Sequence[dict[str, str]]) -> dict[str, set[str | None]]:
-    """Give the values of every setting, the seed apart, that is not the same in all cells."""
-    keys = dict.fromkeys(key for given in overrides for key in given if key != SEED)
-    values = {key: {given.get(key) for given in overrides} for key in keys}
-    return {key: found for key, found in values.items() if len(found) > 1}
+def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Sequence[str]:
+    """Give the fewest settings whose values tell all groups apart.
+
+    If there are such, each group is told by something that it has, none by what it lacks.
+    """
+    first = [key for key in varied if key == "method"]
+    others = varied[len(first) :]
+    apart: Sequence[str] | None = None
+    for count in range(min(len(others), MOST_TOLD) + 1):
+        for chosen in itertools.combinations(others, count):
+            keys = [*first, *chosen]
+            told = [{(key, own[key]) for key in keys if key in own} for own in given]
+            if not any(a <= b for a, b in itertools.permutations(told, 2)):
+                return keys
+            if apart is None and len({frozenset(own) for own in told}) == len(told):
+                apart = keys
+    return varied if apart is None else apart
+
+
+def _goes_without_saying(key: str, value: str, told: Sequence[Mapping[str, str]]) -> bool:
+    """Say whether all groups but one, of several, have this value."""
+    return len(told) > 3 and sum(own.get(key) == value for own in told) == len(told) - 1

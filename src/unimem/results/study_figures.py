@@ -4,39 +4,59 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unimem.evaluation.statistics import Estimate
+from unimem.results.ages import draw_ages
+from unimem.results.blocks import Picture
+from unimem.results.canvas import LOSS, MOST, Colours, colours_of
 from unimem.results.collect import read_metrics
 from unimem.results.comparison import Panel, pareto_front
-from unimem.results.page import Picture
-from unimem.results.study import Group, number
+from unimem.results.select import in_words, number
 from unimem.results.study_plots import (
-    LOSS,
-    MOST,
     Point,
     plot_against,
     plot_cost,
     plot_heat_map,
     plot_learning,
     plot_positions,
+    plot_rows,
 )
 
-RELATIVE = "difference from the reference (nats per token)"
+RELATIVE = "difference from {} (nats per token)"
+ROWS = 40
+"""Settings that a figure of one row each can hold."""
 BOUNDS = {
     "bound_none": "best possible without memory",
     "bound_unlimited": "best possible with memory",
 }
 
 
-def draw_figures(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
-    """Draw the figures of a panel to `folder`, and give them; file names begin with `prefix`."""
-    yield from _varied_numbers(panel, folder, prefix)
-    yield _positions(panel, folder / f"{prefix}position.png")
+def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
+    """Draw the loss over what varies: over one number, over two, or a row for each setting.
+
+    To `folder`; file names begin with `prefix`.
+    """
+    axes = _axes(panel)
+    if len(axes) == 1:
+        yield _gain_against(panel, axes[0], folder / f"{prefix}gain_by_{axes[0]}.png")
+        yield _loss_against(panel, axes[0], folder / f"{prefix}by_{axes[0]}.png")
+    elif len(axes) == 2 and (grid := _grid(panel, (axes[0], axes[1]))):
+        yield _heat_map(panel, (axes[0], axes[1]), grid, folder / f"{prefix}heat_map.png")
+    elif len(panel.readings) > 1:
+        yield _rows(panel, folder / f"{prefix}settings.png")
+
+
+def draw_readings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
+    """Draw losses by position, ages of memory, costs and training, in the same way."""
+    few = len(panel.labels) <= MOST
+    colours = colours_of(panel.labels if few else [panel.labels[i] for i in _shown(panel)])
+    yield _positions(panel, colours, folder / f"{prefix}position.png")
+    yield from draw_ages(panel, _by_loss(panel), colours, folder / f"{prefix}ages.png")
     for name, cost, what in (
         ("evaluation", evaluation_cost(panel), "seconds to read 1000 held-out tokens"),
         ("training", training_cost(panel), "seconds of training"),
     ):
         if all(cost):
-            yield _cost(panel, cost, what, folder / f"{prefix}cost_{name}.png")
-    yield from _learning(panel, folder / f"{prefix}learning.png")
+            yield _cost(panel, cost, what, colours, folder / f"{prefix}cost_{name}.png")
+    yield from _learning(panel, colours, folder / f"{prefix}learning.png")
 
 
 def evaluation_cost(panel: Panel) -> list[float]:
@@ -52,47 +72,82 @@ def training_cost(panel: Panel) -> list[float]:
     return [r.recorded("training_seconds") or 0.0 for r in panel.readings]
 
 
-def _varied_numbers(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
-    """Draw the loss over what varies, if that is one number, or two and nothing else."""
-    axes = _axes([r.group for r in panel.readings])
-    if len(axes) == 1:
-        yield _loss_against(panel, axes[0], folder / f"{prefix}by_{axes[0]}.png")
-        yield _gain_against(panel, axes[0], folder / f"{prefix}gain_by_{axes[0]}.png")
-    if len(axes) != 2:
-        return
-    losses: dict[tuple[float, float], float] = {}
-    for r, level in zip(panel.readings, panel.levels, strict=True):
-        x, y = (number(r.group.varied.get(axis)) for axis in axes)
+def _grid(panel: Panel, axes: tuple[str, str]) -> dict[tuple[float, float], int]:
+    """Give the setting at every place of two numbers; nothing if a place has several."""
+    grid: dict[tuple[float, float], int] = {}
+    for i, (x, y) in enumerate(zip(*(_numbers(panel, axis) for axis in axes), strict=True)):
         if x is not None and y is not None:
-            if (x, y) in losses:
-                return
-            losses[x, y] = level.mean
-    path = folder / f"{prefix}heat_map.png"
-    plot_heat_map(path, labels=(axes[0], axes[1]), losses=losses)
-    yield Picture(path, f"Loss over {axes[0]} and {axes[1]}.")
+            if (x, y) in grid:
+                return {}
+            grid[x, y] = i
+    return grid
 
 
-def _axes(groups: Sequence[Group]) -> list[str]:
+def _heat_map(
+    panel: Panel, axes: tuple[str, str], grid: dict[tuple[float, float], int], path: Path
+) -> Picture:
+    losses = {place: panel.levels[i].mean for place, i in grid.items()}
+    ties = [place for place, i in grid.items() if i in panel.ties]
+    plot_heat_map(path, labels=axes, losses=losses, bold=ties)
+    beside = [
+        f"{label} {panel.levels[i].mean:.4f}"
+        for i, label in enumerate(panel.labels)
+        if i not in grid.values()
+    ]
+    told = f" Not on the map: {', '.join(beside)}." if beside else ""
+    said = "in bold the lowest and what cannot be told from it"
+    return Picture(path, f"Loss over {axes[0]} and {axes[1]}, {said}.{told}")
+
+
+def _rows(panel: Panel, path: Path) -> Picture:
+    shown = _by_loss(panel)[:ROWS]
+    rows = {panel.labels[i]: _point(0.0, panel.relative(i)) for i in shown}
+    reference = panel.labels[panel.reference]
+    plot_rows(path, xlabel=RELATIVE.format(reference), rows=rows, reference=reference)
+    left = len(panel.readings) - len(shown)
+    dropped = f" The {left} settings with the highest loss are left out here." if left else ""
+    said = f"Paired differences from {reference}, the lowest loss first: below 0 is better."
+    return Picture(path, f"{said}{dropped}")
+
+
+def _axes(panel: Panel) -> list[str]:
     """Give the settings of which several numbers were tried."""
-    keys = dict.fromkeys(key for group in groups for key in group.varied)
-    tried = {key: {number(group.varied.get(key)) for group in groups} - {None} for key in keys}
-    return [key for key, numbers in tried.items() if len(numbers) > 1]
+    keys = dict.fromkeys(key for r in panel.readings for key in r.group.varied)
+    return [key for key in keys if len(set(_numbers(panel, key)) - {None}) > 1]
+
+
+def _numbers(panel: Panel, setting: str) -> Sequence[float | None]:
+    """Give every group's value as a number, None if it has none.
+
+    Lists that all differ in length, as those of the layers with memory may, count by it.
+    """
+    texts = [r.group.varied.get(setting, "") for r in panel.readings]
+    lengths = [len(text.split(",")) if text.startswith("[") else None for text in texts]
+    known = [length for length in lengths if length is not None]
+    return lengths if len(known) == len(set(known)) > 1 else [number(text) for text in texts]
+
+
+def _title(panel: Panel, axis: str) -> str:
+    lists = any(r.group.varied.get(axis, "").startswith("[") for r in panel.readings)
+    return f"{axis} (how many)" if lists else axis
 
 
 def _loss_against(panel: Panel, axis: str, path: Path) -> Picture:
     lines, levels = _split(panel, axis, panel.levels)
-    plot_against(path, xlabel=axis, ylabel=LOSS, lines=lines, levels=levels)
+    plot_against(path, xlabel=_title(panel, axis), ylabel=LOSS, lines=lines, levels=levels)
     dropped = _dropped(len(lines | levels))
-    return Picture(path, f"Loss by {axis}: intervals over seeds and documents.{dropped}")
+    said = "Intervals are over seeds and documents, and documents differ more than settings."
+    return Picture(path, f"The same as losses. {said}{dropped}")
 
 
 def _gain_against(panel: Panel, axis: str, path: Path) -> Picture:
     relative = [panel.relative(i) for i in range(len(panel.readings))]
     lines, levels = _split(panel, axis, relative)
-    plot_against(path, xlabel=axis, ylabel=RELATIVE, lines=lines, levels=levels)
+    label = panel.labels[panel.reference]
+    title = _title(panel, axis)
+    plot_against(path, xlabel=title, ylabel=RELATIVE.format(label), lines=lines, levels=levels)
     dropped = _dropped(len(lines | levels))
-    label = panel.readings[panel.reference].group.label
-    return Picture(path, f"The same as paired differences from {label}.{dropped}")
+    return Picture(path, f"Paired differences from {label} by {axis}: below 0 is better.{dropped}")
 
 
 def _split(
@@ -101,56 +156,64 @@ def _split(
     """Put the groups that have a number on `axis` on lines; the others are levels."""
     lines: dict[str, list[Point]] = {}
     levels: dict[str, Point] = {}
-    for r, level in zip(panel.readings, losses, strict=True):
-        x = number(r.group.varied.get(axis))
+    for r, x, level in zip(panel.readings, _numbers(panel, axis), losses, strict=True):
         if x is None:
             levels[r.group.label] = _point(0.0, level)
         else:
-            rest = " ".join(f"{k}={v}" for k, v in r.group.varied.items() if k != axis)
-            lines.setdefault(rest or "measured", []).append(_point(x, level))
+            rest = in_words({k: v for k, v in r.group.varied.items() if k != axis})
+            lines.setdefault(rest or axis, []).append(_point(x, level))
     return {label: sorted(p, key=lambda p: p.x) for label, p in lines.items()}, levels
 
 
-def _positions(panel: Panel, path: Path) -> Picture:
+def _positions(panel: Panel, colours: Colours, path: Path) -> Picture:
     curves = {
-        panel.readings[i].group.label: panel.by_position(panel.readings[i].own.mean(0))
-        for i in _shown(panel)
+        panel.labels[i]: panel.by_position(panel.readings[i].own.mean(0)) for i in _shown(panel)
     }
     known = panel.readings[0].table.columns
     bounds = {
         label: panel.by_position(known[name]) for name, label in BOUNDS.items() if name in known
     }
-    plot_positions(path, edges=panel.edges(), curves=curves, bounds=bounds)
+    plot_positions(path, edges=panel.edges(), curves=curves, bounds=bounds, colours=colours)
     return Picture(path, f"Loss by position in the document.{_dropped(len(panel.readings))}")
 
 
-def _cost(panel: Panel, cost: Sequence[float], what: str, path: Path) -> Picture:
-    labels = [r.group.label for r in panel.readings]
+def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path: Path) -> Picture:
+    labels = panel.labels
     places = zip(cost, (level.mean for level in panel.levels), strict=True)
     front = [labels[i] for i in pareto_front(list(places))]
     points = {label: _point(cost[i], panel.relative(i)) for i, label in enumerate(labels)}
-    plot_cost(path, xlabel=what, ylabel=RELATIVE, points=points, front=front)
-    label = panel.readings[panel.reference].group.label
+    label = panel.labels[panel.reference]
+    plot_cost(
+        path,
+        xlabel=what,
+        ylabel=RELATIVE.format(label),
+        points=points,
+        front=front,
+        colours=colours,
+    )
     said = f"Loss, from that of {label}, against {what}. On the Pareto front: {'; '.join(front)}."
     return Picture(path, said)
 
 
-def _learning(panel: Panel, path: Path) -> Iterator[Picture]:
+def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
     curves = [
-        (panel.readings[i].group.label, [(record["step"], record["loss"]) for record in metrics])
+        (panel.labels[i], [(record["step"], record["loss"]) for record in metrics])
         for i in _shown(panel)
         for cell in panel.readings[i].cells
         if (metrics := read_metrics(cell.folder))
     ]
     if curves:
-        plot_learning(path, curves=curves)
+        plot_learning(path, curves=curves, colours=colours)
         yield Picture(path, f"Training, a line for each seed.{_dropped(len(panel.readings))}")
 
 
 def _shown(panel: Panel) -> list[int]:
     """Give the places of the reference and of the lowest losses, as many as can be told apart."""
-    order = sorted(range(len(panel.levels)), key=lambda i: panel.levels[i].mean)
-    return [panel.reference, *(i for i in order if i != panel.reference)][:MOST]
+    return [panel.reference, *(i for i in _by_loss(panel) if i != panel.reference)][:MOST]
+
+
+def _by_loss(panel: Panel) -> list[int]:
+    return sorted(range(len(panel.levels)), key=lambda i: panel.levels[i].mean)
 
 
 def _dropped(count: int) -> str:

@@ -1,19 +1,20 @@
 """Figures of a study. Losses are in nats per token, bands and bars are 95 % intervals."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from unimem.results.plots import COLOURS
-
-MOST = 8
-"""Curves that can still be told apart in one figure."""
-
-LOSS = "loss (nats per token)"
-# Okabe and Ito's colours that are seen on white, a wine red and a grey.
-_GREY = "#999999"
-_COLOURS = (*COLOURS, "#E69F00", "#56B4E9", "#882255", _GREY)
+from unimem.results.canvas import (
+    COLOURS,
+    GREY,
+    LOSS,
+    Colours,
+    bucket_ticks,
+    colours_of,
+    new_figure,
+    save,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,40 @@ def plot_against(
     levels: Mapping[str, Point],
 ) -> None:
     """Draw losses against a number that varies; `levels` do not have it: horizontal lines."""
-    figure, axes = _figure()
-    colours = iter(_COLOURS)
-    for (label, points), colour in zip(lines.items(), colours, strict=False):
-        xs = [point.x for point in points]
-        axes.plot(xs, [point.mean for point in points], "o-", color=colour, label=label)
+    figure, axes = new_figure()
+    colours = iter(COLOURS)
+    known = sorted({point.x for points in lines.values() for point in points})
+    steps = grow_by_factors(known)
+    place = {x: i if steps else x for i, x in enumerate(known)}
+    if steps or (len(known) <= 24 and all(x == int(x) for x in known)):
+        axes.set_xticks(list(place.values()), [f"{x:g}" for x in known])
+    # Side by side, so that the intervals of several lines do not cover each other.
+    step = 0.01 * (place[known[-1]] - place[known[0]])
+    for i, ((label, points), colour) in enumerate(zip(lines.items(), colours, strict=False)):
+        xs = [place[point.x] + (i - (len(lines) - 1) / 2) * step for point in points]
+        axes.plot(xs, [p.mean for p in points], "o-", color=colour, markersize=4, label=label)
         axes.vlines(xs, [p.low for p in points], [p.high for p in points], color=colour)
-        if _few_integers(xs):
-            axes.set_xticks(sorted(set(xs)))
     for (label, level), colour in zip(levels.items(), colours, strict=False):
         axes.axhline(level.mean, color=colour, linestyle="--", label=label)
         axes.axhspan(level.low, level.high, color=colour, alpha=0.1, linewidth=0)
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    _save(figure, axes, path)
+    axes.set_ylabel(textwrap.fill(ylabel, 40))
+    save(figure, path, axes)
+
+
+def plot_rows(path: Path, *, xlabel: str, rows: Mapping[str, Point], reference: str) -> None:
+    """Draw a row for each setting: its difference from the reference, which is the line at 0."""
+    figure, axes = new_figure((6, 1.2 + 0.3 * len(rows)))
+    for y, (label, point) in enumerate(rows.items()):
+        colour = GREY if label == reference else COLOURS[0]
+        axes.plot(point.mean, y, "o", color=colour, markersize=5)
+        axes.hlines(y, point.low, point.high, color=colour)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 40) for label in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(xlabel)
+    save(figure, path)
 
 
 def plot_heat_map(
@@ -56,24 +77,32 @@ def plot_heat_map(
     *,
     labels: tuple[str, str],
     losses: Mapping[tuple[float, float], float],
+    bold: Collection[tuple[float, float]],
 ) -> None:
     """Draw the loss over two numbers that vary: (x, y) -> loss; what is missing stays white."""
-    figure, axes = _figure()
     xs, ys = (sorted({place[i] for place in losses}) for i in (0, 1))
+    figure, axes = new_figure((max(5, 1.5 + 0.8 * len(xs)), max(3, 1 + 0.5 * len(ys))))
     grid = [[losses.get((x, y), float("nan")) for x in xs] for y in ys]
     image = axes.imshow(grid, cmap="viridis", aspect="auto", origin="lower")
     middle = (min(losses.values()) + max(losses.values())) / 2
     for (x, y), loss in losses.items():
-        colour = "white" if loss < middle else "black"
-        place = xs.index(x), ys.index(y)
-        axes.text(*place, f"{loss:.4f}", ha="center", va="center", color=colour, fontsize=9)
+        axes.text(
+            xs.index(x),
+            ys.index(y),
+            f"{loss:.4f}",
+            ha="center",
+            va="center",
+            color="white" if loss < middle else "black",
+            fontsize=9,
+            fontweight="bold" if (x, y) in bold else "normal",
+        )
     axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
     axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     figure.colorbar(image, label=LOSS)
     axes.grid(visible=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def plot_positions(
@@ -82,33 +111,38 @@ def plot_positions(
     edges: Sequence[int],
     curves: Mapping[str, Sequence[float]],
     bounds: Mapping[str, Sequence[float]],
+    colours: Colours,
 ) -> None:
     """Draw the loss by position in the document, one value for each bucket, and the best ones."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     places = range(len(edges) - 1)
-    for (label, losses), colour in zip(curves.items(), _COLOURS, strict=False):
-        axes.plot(places, losses, "o-", color=colour, markersize=3.5, label=label)
+    for label, losses in curves.items():
+        axes.plot(places, losses, "o-", color=colours[label], markersize=3.5, label=label)
     for (label, losses), style in zip(bounds.items(), ("--", ":"), strict=False):
         axes.plot(places, losses, style, color="black", linewidth=1.2, label=label)
-    shown = range(0, len(edges), -(-(len(edges) - 1) // 8))
-    axes.set_xticks([i - 0.5 for i in shown], [str(edges[i]) for i in shown])
+    bucket_ticks(axes, edges)
     axes.set_xlabel("position in the document (tokens)")
     axes.set_ylabel(LOSS)
-    _save(figure, axes, path)
+    save(figure, path, axes)
 
 
 def plot_cost(
-    path: Path, *, xlabel: str, ylabel: str, points: Mapping[str, Point], front: Sequence[str]
+    path: Path,
+    *,
+    xlabel: str,
+    ylabel: str,
+    points: Mapping[str, Point],
+    front: Sequence[str],
+    colours: Colours,
 ) -> None:
     """Draw losses against a cost; the Pareto `front` is joined by steps.
 
-    All points are named, or only the front if they are too many.
+    All points are named, or only the front if they are too many to have colours.
     """
-    figure, axes = _figure()
-    named = points if len(points) <= MOST else front
-    colours = {label: _COLOURS[i % MOST] for i, label in enumerate(named)}
+    figure, axes = new_figure()
+    colours = colours if colours.keys() >= points.keys() else colours_of(front)
     for label, point in points.items():
-        colour = colours.get(label, _GREY)
+        colour = colours.get(label, GREY)
         name = label if label in colours else None
         axes.plot(point.x, point.mean, "o", color=colour, label=name)
         axes.vlines(point.x, point.low, point.high, color=colour)
@@ -124,48 +158,31 @@ def plot_cost(
         zorder=0,
     )
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    _save(figure, axes, path)
+    axes.set_ylabel(textwrap.fill(ylabel, 40))
+    save(figure, path, axes)
 
 
 def plot_learning(
-    path: Path, *, curves: Iterable[tuple[str, Sequence[tuple[float, float]]]]
+    path: Path,
+    *,
+    curves: Iterable[tuple[str, Sequence[tuple[float, float]]]],
+    colours: Colours,
 ) -> None:
     """Draw the training loss against steps; curves of one label, its seeds, share a colour."""
-    figure, axes = _figure()
-    colours: dict[str, str] = {}
+    figure, axes = new_figure()
+    named: set[str] = set()
     for label, points in curves:
-        new = label not in colours
-        colour = colours.setdefault(label, _COLOURS[len(colours) % MOST])
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=colour, linewidth=1, alpha=0.8, label=label if new else None)
+        name = None if label in named else label
+        named.add(label)
+        axes.plot(xs, ys, color=colours[label], linewidth=1, alpha=0.8, label=name)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(f"training {LOSS}")
-    _save(figure, axes, path)
+    save(figure, path, axes)
 
 
-def _figure() -> tuple[Any, Any]:
-    # Importing pyplot takes a second and picks a display; figures are drawn without one.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Any, axes: Any, path: Path) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) < 45 else 1
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=150)
-
-
-def _few_integers(xs: Sequence[float]) -> bool:
-    return len(xs) <= 12 and all(x == int(x) for x in xs) and max(xs) - min(xs) < 32
+def grow_by_factors(xs: Sequence[float]) -> bool:
+    """Say whether a few sorted numbers are to stand one step apart, as powers of two are."""
+    smallest = min((x for x in xs if x > 0), default=1)
+    in_a_row = list(xs) == list(range(int(xs[0]), int(xs[-1]) + 1))
+    return len(xs) <= 16 and not in_a_row and xs[-1] / smallest >= 16

@@ -1,0 +1,209 @@
+"""The parts of a report, each of which writes itself as Markdown and as HTML."""
+
+import base64
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Block(Protocol):
+    """A part of a page."""
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        ...
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        ...
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the page's title."""
+
+    text: str
+    level: int = 2
+
+    @property
+    def anchor(self) -> str:
+        """The name that links to it have, the same as GitHub gives it."""
+        return re.sub(r"[^\w\- ]", "", self.text.lower()).replace(" ", "-")
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        return f"{'#' * self.level} {self.text}"
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        # Those below repeat: each corpus has the same ones.
+        anchor = f' id="{self.anchor}"' if self.level == 2 else ""
+        return f"<h{self.level}{anchor}>{html.escape(self.text)}</h{self.level}>"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Links to headings."""
+
+    headings: Sequence[Heading]
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        return "\n".join(f"- [{heading.text}](#{heading.anchor})" for heading in self.headings)
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        links = (f'<a href="#{h.anchor}">{html.escape(h.text)}</a>' for h in self.headings)
+        return f"<nav><ul>{''.join(f'<li>{link}</li>' for link in links)}</ul></nav>"
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain text."""
+
+    text: str
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        return self.text
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        return f"<p>{html.escape(self.text)}</p>"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be shown as it is."""
+
+    text: str
+
+    def markdown(self) -> str:
+        """Give it in Markdown; more backquotes around it than it holds in a row."""
+        fence = "```"
+        while fence in self.text:
+            fence += "`"
+        return f"{fence}\n{self.text}\n{fence}"
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of a table with its interval (NaN if it is not known), written in a format."""
+
+    mean: float
+    low: float
+    high: float
+    form: str
+
+    @property
+    def interval(self) -> str:
+        """The interval alone."""
+        if math.isnan(self.low):
+            return "one document"
+        return f"[{self.low:{self.form}}, {self.high:{self.form}}]"
+
+    def __str__(self) -> str:
+        return f"{self.mean:{self.form}} {self.interval}"
+
+    def html(self) -> str:
+        """Give it in HTML: the interval below the number."""
+        return f"{self.mean:{self.form}}<small>{self.interval}</small>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; the rows whose places are in `marked` stand out. `prose` is text, not numbers."""
+
+    name: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Measured]]
+    marked: frozenset[int] = frozenset()
+    prose: bool = False
+
+    def markdown(self) -> str:
+        """Give it in Markdown; a marked row is bold."""
+        rule = "---" if self.prose else "---:"
+        lines = [self.head, ["---", *[rule] * (len(self.head) - 1)]]
+        for i, row in enumerate(self.rows):
+            cells = [str(cell).replace("|", "\\|") for cell in row]
+            lines.append([f"**{cell}**" for cell in cells] if i in self.marked else cells)
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        kind = ' class="prose"' if self.prose else ""
+        lines = [f"<tr>{self._cells('th', self.head)}</tr>"]
+        for i, row in enumerate(self.rows):
+            mark = ' class="marked"' if i in self.marked else ""
+            lines.append(f"<tr{mark}>{self._cells('td', row)}</tr>")
+        return "\n".join([f'<div class="wide"><table{kind}>', *lines, "</table></div>"])
+
+    def _cells(self, tag: str, cells: Sequence[str | Measured]) -> str:
+        # Names of settings may be broken where a narrow page has to break them.
+        texts = (
+            c.html() if isinstance(c, Measured) else html.escape(c).replace("_", "_<wbr>")
+            for c in cells
+        )
+        return "".join(f"<{tag}>{text}</{tag}>" for text in texts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement, and for each place where it was judged the verdict and what it rests on."""
+
+    statement: str
+    verdicts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Statements with their verdicts."""
+
+    findings: Sequence[Finding]
+
+    def markdown(self) -> str:
+        """Give them in Markdown."""
+        lines: list[str] = []
+        for finding in self.findings:
+            lines.append(f"- {finding.statement}")
+            lines += [f"  - **{verdict}**: {reason}" for verdict, reason in finding.verdicts]
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """Give them in HTML."""
+        return f'<ul class="findings">{"".join(map(self._item, self.findings))}</ul>'
+
+    def _item(self, finding: Finding) -> str:
+        lines = (
+            f'<li><span class="verdict {verdict.replace(" ", "-")}">{verdict}</span> '
+            f"{html.escape(reason)}</li>"
+            for verdict, reason in finding.verdicts
+        )
+        return f"<li>{html.escape(finding.statement)}<ul>{''.join(lines)}</ul></li>"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file, named relative to the page, and what it shows."""
+
+    path: Path
+    caption: str
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        return f"![{self.caption}]({self.path.name})\n\n{self.caption}"
+
+    def html(self) -> str:
+        """Give it in HTML, with the picture in it."""
+        data = base64.b64encode(self.path.read_bytes()).decode()
+        caption = html.escape(self.caption)
+        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

@@ -1,0 +1,67 @@
+"""A study's report in Weights & Biases: its tables, its figures, and what it found."""
+
+from collections.abc import Iterator, Sequence
+
+import wandb
+
+from unimem.results.blocks import Measured, Picture, Table
+from unimem.results.study_report import Report
+from unimem.results.wandb_run import Connection, WandbRun
+
+
+def publish(report: Report, connection: Connection) -> None:
+    """Log the report to a run of its own in the study's group, whose name is the study's.
+
+    A later report goes on in the same run. Whatever goes wrong there is a warning.
+    """
+    study = report.study
+    config = {"study": study.name, "command": study.command, "cells": len(study.cells)}
+    run = WandbRun(
+        connection,
+        report.folder,
+        group=study.name,
+        job_type="report",
+        name=study.name,
+        config=config,
+    )
+    tables = [report.verdict_table(), *report.tables]
+    run.attempt(lambda own: own.log({f"tables/{t.name}": as_wandb(t) for t in tables}))
+    run.attempt(lambda own: own.log(dict(map(_image, report.pictures))))
+    run.finish(report.headline())
+
+
+def as_wandb(table: Table) -> wandb.Table:
+    """Give a table of W&B: intervals are columns of their own, and numbers are numbers."""
+    columns: dict[str, list[str | float | None]] = {}
+    for i, name in enumerate(table.head):
+        for head, values in _columns(name, [row[i] for row in table.rows]):
+            columns[head] = values
+    made = wandb.Table(columns=list(columns), allow_mixed_types=True)
+    for row in zip(*columns.values(), strict=True):
+        made.add_data(*row)
+    return made
+
+
+def _image(picture: Picture) -> tuple[str, wandb.Image]:
+    image = wandb.Image(str(picture.path), caption=picture.caption)
+    return f"figures/{picture.path.stem}", image
+
+
+def _columns(
+    name: str, cells: Sequence[str | Measured]
+) -> Iterator[tuple[str, list[str | float | None]]]:
+    measured = [cell if isinstance(cell, Measured) else None for cell in cells]
+    if not any(measured):
+        yield name, _numbers([str(cell) for cell in cells])
+        return
+    for part in ("mean", "low", "high"):
+        head = name if part == "mean" else f"{name}, {part}"
+        yield head, [None if cell is None else getattr(cell, part) for cell in measured]
+
+
+def _numbers(texts: Sequence[str]) -> list[str | float | None]:
+    """Read a column as numbers if it holds nothing else; a dash is none."""
+    try:
+        return [None if text == "-" else float(text.replace(",", "")) for text in texts]
+    except ValueError:
+        return list(texts)

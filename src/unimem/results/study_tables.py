@@ -1,0 +1,157 @@
+"""The tables of a study's report."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from unimem.evaluation.statistics import Estimate
+from unimem.results.blocks import Block, Code, Heading, Measured, Paragraph, Table
+from unimem.results.comparison import Panel
+from unimem.results.readings import Readings
+from unimem.results.study import StudyRecord, differing
+from unimem.results.study_figures import evaluation_cost, training_cost
+from unimem.results.tables import short
+
+
+def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
+    """Show losses, differences and costs on one corpus; the tables' names begin with `prefix`."""
+    yield from _levels(panel, f"{prefix}losses")
+    if len(panel.readings) > 1:
+        yield from _differences(panel, f"{prefix}differences")
+    yield from _costs(panel, f"{prefix}cost")
+
+
+def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+    """Tell what the cells ran on, what their names stand for, and where they lie."""
+    yield Heading("Where the numbers come from")
+    yield Table(
+        name="provenance", head=["", "value", "cells"], rows=[*_provenance(study)], prose=True
+    )
+    yield Heading("What the names of settings stand for")
+    yield from _settings(study, panels)
+    yield Heading("Cells")
+    rows = [["base run: " + base.label, base.folder.name] for base in study.bases]
+    rows += [[cell.label, cell.folder.name] for cell in study.cells]
+    head = ["cell", "folder, which ends in its signature"]
+    yield Table(name="cells", head=head, rows=rows, prose=True)
+
+
+def _levels(panel: Panel, name: str) -> Iterator[Block]:
+    bits = [r.recorded("evaluation", "scores", "own", "bits_per_byte") for r in panel.readings]
+    gaps = [r.gap_closed() for r in panel.readings]
+    rows: list[list[str | Measured]] = []
+    for i, (r, level, gap) in enumerate(zip(panel.readings, panel.levels, gaps, strict=True)):
+        mark = " ≈" if i in panel.ties and len(panel.ties) > 1 else ""
+        row = [f"{r.group.label}{mark}", _measured(level, ".4f"), _perplexity(level, ".3f")]
+        row += [short(bits[i])] if any(bits) else []
+        row += [] if gap is None else [_measured(gap, ".1%")]
+        rows.append([*row, f"{len(r.seeds)} of {len(r.group.cells)}", _each_seed(r)])
+    head = ["setting", "nats per token", "perplexity", *(["bits per byte"] if any(bits) else [])]
+    head += ["share of the gap closed"] if gaps[0] is not None else []
+    best = frozenset({panel.best}) if len(panel.ties) == 1 < len(panel.readings) else frozenset()
+    head += ["seeds", "perplexity of each seed"]
+    yield Table(name=name, head=head, rows=rows, marked=best)
+    if gaps[0] is not None:
+        yield Paragraph(
+            "The gap lies between the best losses possible without memory (0 %) and with all of "
+            "the document in memory (100 %); below 0 % a model is worse than that best one without."
+        )
+
+
+def _differences(panel: Panel, name: str) -> Iterator[Block]:
+    rows: list[list[str | Measured]] = []
+    for i, r in enumerate(panel.readings):
+        if i == panel.reference:
+            continue
+        paired = panel.against_reference.get(i)
+        if paired is None:
+            rows.append([r.group.label, "-", "-", "-", "0", "no common seed"])
+            continue
+        e = paired.estimate
+        verdict = ("better" if e.mean < 0 else "worse") if paired.claimed else "not claimed"
+        row = [r.group.label, _measured(e, "+.4f"), _perplexity(e, ".4f")]
+        rows.append([*row, _p(paired.p), str(paired.seeds), verdict])
+    yield Heading(f"Difference from {panel.labels[panel.reference]}", 3)
+    head = ["setting", "nats per token", "perplexity ratio", "p (Holm)", "seeds", "verdict"]
+    yield Table(name=name, head=head, rows=rows)
+
+
+def _costs(panel: Panel, name: str) -> Iterator[Block]:
+    head = ["setting", "evaluation, s per 1000 tokens", "training, s", "peak memory, MiB"]
+    head += ["memory state, bytes per row", "parameters", "tokens seen"]
+    rows = [
+        [
+            r.group.label,
+            f"{evaluation:#.4g}",
+            f"{training:.1f}",
+            f"{(r.recorded('peak_memory_bytes') or 0) / 2**20:.0f}",
+            *(
+                f"{r.recorded(key) or 0:,.0f}"
+                for key in ("state_bytes_per_row", "parameters", "tokens_seen")
+            ),
+        ]
+        for r, evaluation, training in zip(
+            panel.readings, evaluation_cost(panel), training_cost(panel), strict=True
+        )
+    ]
+    yield Heading("Cost", 3)
+    yield Table(name=name, head=head, rows=rows)
+    yield Paragraph("Medians of the seeds, on the machine below and with whatever else it did.")
+
+
+def _provenance(study: StudyRecord) -> Iterator[list[str]]:
+    """Give what the cells ran on; what differs between them is listed each time."""
+    found: dict[str, dict[str, int]] = {}
+    for cell in study.cells:
+        if (result := cell.result) is None:
+            continue
+        facts = {"versions": result["versions"], "machine": result["machine"]}
+        lines = {key: ", ".join(f"{k} {v}" for k, v in fact.items()) for key, fact in facts.items()}
+        lines |= {
+            "commit": result["commit"] or "not from a checkout",
+            "precision": result["precision"],
+            "protocol": result["evaluation"]["protocol"],
+            "corpus": result["corpus"]["digest"],
+        }
+        for key, line in lines.items():
+            counts = found.setdefault(key, {})
+            counts[line] = counts.get(line, 0) + 1
+    for key, counts in found.items():
+        yield from ([key, line, str(n)] for line, n in counts.items())
+
+
+def _settings(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+    overrides = [cell.overrides for cell in study.cells]
+    varied = differing(overrides)
+    common = [f"{key}={value}" for key, value in overrides[0].items() if key not in varied]
+    yield Paragraph("All cells were given:" if common else "No override is common to all cells.")
+    if common:
+        yield Code("\n".join(common))
+    # Several corpora have the same settings, but for what says which corpus it is.
+    rows = {
+        (group.label, " ".join(f"{key}={given[key]}" for key in own if key in given)): None
+        for panel in panels
+        if (own := [k for k in varied if k in differing([g.overrides for g in panel.groups])])
+        for group in panel.groups
+        if (given := group.overrides)
+    }
+    if rows:
+        head = ["setting", "what sets it apart (the seed aside)"]
+        yield Table(name="settings", head=head, rows=[list(row) for row in rows], prose=True)
+
+
+def _p(p: float) -> str:
+    """Write a p-value; the normal law that it rests on says nothing of the far tails."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _measured(estimate: Estimate, form: str) -> Measured:
+    return Measured(estimate.mean, estimate.low, estimate.high, form)
+
+
+def _perplexity(estimate: Estimate, form: str) -> Measured:
+    mean, low, high = (math.exp(x) for x in (estimate.mean, estimate.low, estimate.high))
+    return Measured(mean, low, high, form)
+
+
+def _each_seed(readings: Readings) -> str:
+    return ", ".join(f"{math.exp(nll):.3f}" for nll in readings.own.mean(1, dtype=float))
