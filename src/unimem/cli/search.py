@@ -1,0 +1,134 @@
+"""unimem-search: runs whose settings Optuna draws, each where the earlier ones were good."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from unimem.cli.command import launch
+from unimem.config import ConfigError
+from unimem.studies.display import Lines, LiveTable, tell
+from unimem.studies.launch import make_launcher
+
+if TYPE_CHECKING:  # it needs optuna, which --help does not
+    from unimem.studies.search import Search
+    from unimem.studies.trials import Trials
+
+TAKES = "unimem-search takes name=value arguments; --help shows them"
+
+SHOWN = 5
+"""Best runs that are told."""
+
+
+class _Told(logging.Handler):
+    """Tells what the package logs, each message once, above the table if there is one."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.INFO)
+        self._console = console
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            tell(self._console, message)
+
+
+def main() -> None:
+    """Run `unimem-search` with the arguments of the command line."""
+    arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
+    if {"-m", "--multirun"} & set(arguments):
+        sys.exit(TAKES)
+    if any(argument.startswith("-") for argument in arguments):
+        launch(_refuse, "search")  # --help and its kin
+        return
+    try:
+        sys.exit(run(arguments))
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        sys.exit("unimem-search needs optuna: pip install 'unimem[search]'")
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Add the trials that are missing, show them and the best, and give the exit status."""
+    import optuna
+
+    from unimem.studies.search import read_search
+    from unimem.studies.trial_runner import TrialRunner
+    from unimem.studies.trials import Trials
+
+    console = Console()
+    logger = logging.getLogger("unimem")
+    logger.handlers = [_Told(console)]
+    logger.setLevel(logging.INFO)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = read_search(arguments)
+    if search.options.dry_run:
+        return _list(console, search)
+    launcher = make_launcher(search.options, [search.example])
+    live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
+    with closing(Trials(search)) as trials:
+        with live as display:
+            code = TrialRunner(trials, launcher, display).run()
+        missing = search.options.trials - len(trials.finished)
+        tell(console, trials.count())
+        _tell_best(console, search, trials)
+    _tell_next(console, search, missing)
+    return code or int(missing > 0)
+
+
+def _tell_best(console: Console, search: "Search", trials: "Trials") -> None:
+    options = search.options
+    best = trials.best()
+    if not best:
+        return
+    several = len(options.objective) > 1
+    ways = zip(options.directions, options.objective, strict=True)
+    asked = ", ".join(f"{direction} {name}" for direction, name in ways)
+    tell(console, f"{'runs that no other beats in all' if several else 'best runs'} ({asked}):")
+    for run in best if several else best[:SHOWN]:
+        values = "  ".join(f"{value:.6g}" for value in run.values)
+        tell(console, f"  {values}  {run.cell.label}  {run.cell.folder}")
+    importances = trials.importances()
+    if importances:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in importances.items())
+        tell(console, f"importance in reaching the best tenth: {shares}")
+    if not several:
+        # The best of many was lucky too.
+        own = [a for a in search.arguments if a.startswith("output=")]
+        confirm = ["unimem-sweep", *best[0].cell.overrides, *own, "seed=1,2,3"]
+        tell(console, f"confirm the best with other seeds: {shlex.join(confirm)}")
+
+
+def _tell_next(console: Console, search: "Search", missing: int) -> None:
+    arguments, said = [*search.arguments], "go on with"
+    if missing <= 0:
+        said = "for more trials"
+        arguments = [a for a in arguments if not a.startswith("trials=")]
+        arguments.append(f"trials={2 * search.options.trials}")
+    tell(console, f"{said}: {shlex.join(['unimem-search', *arguments])}")
+
+
+def _list(console: Console, search: "Search") -> int:
+    for name, distribution in search.space.parameters.items():
+        tell(console, f"{name}: {distribution}")
+    tell(console, f"for example: {search.example.label}  {search.example.folder}")
+    return 0
+
+
+def _refuse(node: Any) -> None:
+    raise ConfigError(TAKES)
+
+
+if __name__ == "__main__":
+    main()
