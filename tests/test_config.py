@@ -77,8 +77,8 @@ def test_position_schemes_are_words(word):
         (["memory.injection.layers=[3,22]"], ["memory.injection.layers=[3, 22]", "(0..21)"]),
         (["memory.reading=position", "memory.topk=3"], ["memory.topk"]),
         (
-            ["memory.topk=0", "memory.size=abc", "trainer.batch_size=-1", "seed=x"],
-            ["memory.topk", "got 0", "memory.size", "'abc'", "trainer.batch_size", "seed"],
+            ["memory.topk=-1", "memory.size=abc", "trainer.batch_size=-1", "seed=x"],
+            ["memory.topk", "got -1", "memory.size", "'abc'", "trainer.batch_size", "seed"],
         ),
         (["memory.management=none"], ["memory.management=none keeps nothing", "similarity"]),
         (["memory.reading=none"], ["memory.management=fifo stores", "memory.reading=none"]),

@@ -134,11 +134,24 @@ def test_sweep_help_says_how_to_run_one(call):
         assert words in printed
 
 
-def test_sweep_lists_its_cells_and_runs_nothing(call, tmp_path):
-    code, printed, _ = call(sweep.main, "injection_layer=1,2", "dry_run=true", *SMALL)
+@pytest.mark.parametrize("dry_run", ["dry_run=true", "--dry-run"])
+def test_sweep_lists_its_cells_and_runs_nothing(call, tmp_path, dry_run):
+    arguments = ("injection_layer=1,2", dry_run, "jobs=2", "trainer.accelerator=cpu", *SMALL)
+    code, printed, _ = call(sweep.main, *arguments)
     assert code == 0
     assert printed.count("new       injection_layer=") == 2 and "2 cells" in printed
+    assert "2 runs, 0 finished already" in printed and "estimate of what is left" in printed
+    assert "tokens   128 to train on, 384 to read" in printed
+    assert "with 2 at a time: 2 runs assumed to reach 20 GFLOP/s" in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_sweep_says_why_what_it_lists_cannot_start(call, tmp_path):
+    code, printed, _ = call(sweep.main, "data=text", "data.path=/nowhere", "--dry-run",
+                            "trainer.accelerator=cpu", f"data.cache={tmp_path}")  # fmt: skip
+    assert code == 1
+    assert "guessed  the documents of data=text" in printed
+    assert "the sweep does not start here: " in printed and "/nowhere" in printed
 
 
 @pytest.mark.parametrize(
@@ -194,11 +207,11 @@ def test_wheel_finds_its_configuration_from_any_folder(tmp_path):
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r});"
-        "sys.argv = ['unimem-sweep', 'sweeps=injection_layer', 'data=markov', 'dry_run=true'];"
+        "sys.argv = ['unimem-sweep', 'sweeps=tiny', 'dry_run=true'];"
         "import unimem.paths as p; from unimem.cli.sweep import main;"
         "print(p.config_root()); main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False
     )
-    assert str(site / "unimem") in done.stdout and "21 cells" in done.stdout
+    assert str(site / "unimem") in done.stdout and "2 cells" in done.stdout

@@ -34,7 +34,20 @@ TINY = (
     "evaluation.batch_size=2",
     "logger=none",
 )
+BASE = tuple(a for a in TINY if not a.startswith(("method", "memory.size", "memory.window")))
+"""TINY without memory: what a base run of it is made of, beside its method."""
+
+CELLS = tuple(a for a in TINY if not a.startswith("model"))
+"""TINY for cells that have their model from a base."""
+
 TIMES = ("seconds", "tokens_per_second")
+
+
+def study_file(folder: Path, text: str) -> str:
+    """Write a study file, and give the argument that names it."""
+    file = folder / "a.yaml"
+    file.write_text(text)
+    return f"sweeps={file}"
 
 
 class Sweeps:

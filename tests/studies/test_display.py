@@ -2,10 +2,10 @@ import pytest
 from rich.console import Console
 from studies.conftest import TINY
 
-from unimem.studies.cells import expand
 from unimem.studies.disk import log_file, progress
 from unimem.studies.display import Lines, summary, table
 from unimem.studies.runner import State, Status
+from unimem.studies.study import expand
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from unimem.config import ConfigError, compose
 from unimem.paths import config_root
-from unimem.studies.file import literal, read_study_file
+from unimem.studies.file import BaseStudy, literal, read_study_file
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,26 @@ def test_fields_and_grids(tmp_path):
     assert found.fields["claim"] == "it helps"
 
 
+def test_a_profile_is_merged_over_the_file(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "memory: {size: 1, segment_length: 2}\ndata: {path: [a, b]}\n"
+        "vary: {seed: 1, memory.topk: 2}\nreport: {by: x, checks: [1]}\n"
+        "base: {sweeps: other}\nprofiles:\n"
+        "  one:\n"
+        "  two: {memory: {size: 3}, data: {path: [c]}, vary: {seed: 4}, base: [method=vanilla],"
+        " report: {checks: [2]}}\n"
+    )
+    one, two = read_study_file(str(file)), read_study_file(str(file), "two")
+    assert one.profiles == two.profiles == ("one", "two")
+    assert (one.profile, two.profile) == ("one", "two")
+    assert one.fixed == ("memory.size=1", "memory.segment_length=2", 'data.path=["a", "b"]')
+    assert two.fixed == ("memory.size=3", "memory.segment_length=2", 'data.path=["c"]')
+    assert (one.grids, two.grids) == ((("seed=1", "memory.topk=2"),), (("seed=4",),))
+    assert one.base == BaseStudy(sweeps="other") and two.base == ("method=vanilla",)
+    assert two.fields["report"] == {"by": "x", "checks": [2]}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -43,6 +63,13 @@ def test_fields_and_grids(tmp_path):
         ("vary: 3", "vary"),
         ("base: []", "base: List should have at least 1 item"),
         ("base: method=vanilla", "base: Input should be a valid list"),
+        ("base: {where: {seed: 1}}", "base.sweeps: Field required"),
+        ("base: {sweeps: FILE}", "a study cannot start from its own cells"),
+        ("profiles: [cpu]", "profiles: must hold a section for each profile"),
+        ("profiles: {cpu: 3}", "profiles.cpu: must hold name: value pairs"),
+        ("profiles: {cpu: {profiles: {}}}", "profiles.cpu: a profile has no profiles"),
+        ("profiles: {cpu: {profile: tinyllama}}", "profile: is chosen by profile=NAME"),
+        ("profile: cpu\nprofiles: {cpu: {}}", "profile: is chosen by profile=NAME"),
         ("defaults: [method]", "is not `override /group: option`"),
         ("a: [", "is not YAML"),
         ("- a", "must hold name: value pairs"),
@@ -50,6 +77,6 @@ def test_fields_and_grids(tmp_path):
 )
 def test_mistakes(tmp_path, text, message):
     file = tmp_path / "a.yaml"
-    file.write_text(text)
+    file.write_text(text.replace("FILE", str(file)))
     with pytest.raises(ConfigError, match=message):
         read_study_file(str(file))

@@ -2,9 +2,9 @@ import os
 
 from studies.conftest import TINY
 
-from unimem.studies.cells import expand
 from unimem.studies.disk import take_lock
 from unimem.studies.local import LocalLauncher, num_cores, visible_gpus
+from unimem.studies.study import expand
 
 
 def launcher(*arguments: str, jobs: int | None = None) -> tuple[LocalLauncher, tuple]:

@@ -88,6 +88,34 @@ def test_cells_start_from_the_weights_of_the_base_run(sweeps, tmp_path):
 
 
 @pytest.mark.slow
+def test_cells_read_with_the_weights_and_the_memory_of_their_base(sweeps, tmp_path):
+    soft = ("method=unimix", "memory.topk=2", "memory.num_soft_tokens=3", "memory.fusion=gated")
+    base = [*TINY, *soft, "injection_layer=1", "trainer.learning_rate=0.1", "seed"]
+    study = {"study.mode": "evaluate", "base": base, "vary": {"memory.topk": "2,5", "seed": "0,1"}}
+    file = tmp_path / "study.yaml"
+    file.write_text(json.dumps(study))
+    code, out = sweeps.run(f"sweeps={file}", "jobs=2", arguments=())
+    assert code == 0 and "6 of 6 done" in out, out
+    assert "estimate of what is left" in out
+    listed = json.loads((sweeps.output / "sweep" / "study.json").read_text())
+    trained = {
+        entry["signature"]: records(sweeps.output / entry["folder"]) for entry in listed["bases"]
+    }
+    read = {entry["label"]: (records(sweeps.output / entry["folder"]), trained[entry["base"]])
+            for entry in listed["cells"]}  # fmt: skip
+    assert len(trained) == 2 and len(read) == 4
+    for label, (found, of_base) in read.items():
+        assert found["weights"] == of_base["weights"] and "memory.safetensors" in found["weights"]
+        assert (found["losses"] == of_base["losses"]) == ("memory.topk=2" in label)
+
+    # a run that is there: the same cell, found and not run again
+    (folder,) = {sweeps.output / e["folder"] for e in listed["bases"] if e["label"].endswith("0")}
+    again = ("study.mode=evaluate", f"base={folder}", "memory.topk=2,5")
+    code, out = sweeps.run(*again, arguments=())
+    assert code == 0 and "3 of 3 done, 3 done before" in out, out
+
+
+@pytest.mark.slow
 def test_two_sweeps_at_once_train_every_cell_exactly_once(sweeps):
     both = [sweeps.start("seed=0,1,2"), sweeps.start("study=b", "seed=2,1,0")]
     said = [process.communicate(timeout=90)[0] for process in both]

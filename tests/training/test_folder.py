@@ -34,6 +34,9 @@ def test_name_is_made_of_settings_and_numbered(opened, tmp_path):
     assert paths == [tmp_path / "runs" / name for name in (base, f"{base}-2", f"{base}-3")]
     layer = compose("injection_layer=1", "seed=3")
     assert readable_name(layer) == "custom-l1-22x128-stdlib-s3"
+    started = compose("model=hf", "model.name=/a/some-run/model", "injection_layer=1")
+    assert readable_name(started) == "custom-l1-some-run-stdlib-s0"
+    assert readable_name(started, layer.model) == "custom-l1-22x128-stdlib-s0"
 
 
 def test_many_at_once_get_folders_of_their_own(tmp_path):

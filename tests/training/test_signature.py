@@ -6,8 +6,8 @@ from studies.conftest import TINY
 
 from unimem.config import compose, compose_node, resolve
 from unimem.data.build import build_corpus
-from unimem.studies import signature as module
-from unimem.studies.signature import code_changed, code_digest, data_digest, signature
+from unimem.training import signature as module
+from unimem.training.signature import code_changed, code_digest, data_digest, signature
 
 
 def of(*overrides: str, digest: str = "d") -> str:

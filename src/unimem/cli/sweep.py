@@ -4,25 +4,26 @@ import logging
 import shlex
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from unimem.cli.command import launch
 from unimem.config import ConfigError
-from unimem.studies.cells import Study, expand
 from unimem.studies.disk import begun, finished, write_study
 from unimem.studies.display import Lines, LiveTable, summary, tell
-from unimem.studies.local import LocalLauncher
-from unimem.studies.runner import Launcher, Runner
-from unimem.studies.slurm import SlurmLauncher, slurm_executor
+from unimem.studies.estimate import estimate, report
+from unimem.studies.launch import make_launcher, resources
+from unimem.studies.runner import Runner
+from unimem.studies.study import Study, expand
 
 TAKES = "unimem-sweep takes name=value arguments; --help shows them"
 
 
 def main() -> None:
     """Run `unimem-sweep` with the arguments of the command line."""
-    arguments = sys.argv[1:]
+    arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
     if {"-m", "--multirun"} & set(arguments):
         sys.exit(TAKES)
     if any(argument.startswith("-") for argument in arguments):
@@ -42,9 +43,9 @@ def run(study: Study) -> int:
     """Run what is not finished of a study, show it, and give the exit status."""
     console = Console()
     live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
-    tell(console, f"{len(study.cells)} cells, listed in {write_study(study)}")
+    tell(console, f"{len(study.cells)} cells, listed in {write_study(study)}", *_estimate(study))
     with live as display:
-        runner = Runner(study.runs, _launcher(study), display)
+        runner = Runner(study.runs, make_launcher(study.options, study.runs), display)
         code = runner.run()
     tell(console, summary(runner.statuses))
     if code:
@@ -52,19 +53,22 @@ def run(study: Study) -> int:
     return code
 
 
-def _launcher(study: Study) -> Launcher:
-    options = study.options
-    if options.launcher == "slurm":
-        return SlurmLauncher(study, slurm_executor(study))
-    return LocalLauncher(study.runs, options.study, options.jobs)
-
-
 def _list(study: Study) -> int:
+    """Print the runs, what they will take, and why they cannot start; give the exit status."""
     for cell in study.runs:
         state = "finished" if finished(cell) else "begun" if begun(cell) else "new"
         print(f"{state:<9} {cell.label}  {cell.folder}")
-    print(f"{len(study.cells)} cells")
-    return 0
+    print("\n".join([f"{len(study.cells)} cells", *_estimate(study)]))
+    problems = dict.fromkeys(cell.problem for cell in study.runs if cell.problem)
+    for problem in problems:
+        print(f"the sweep does not start here: {problem}")
+    return 1 if problems else 0
+
+
+def _estimate(study: Study) -> list[str]:
+    slots, gpus = resources(study.options, study.runs)
+    found = estimate(study.runs, Path(study.options.output), gpus)
+    return report(found, len(study.runs), slots)
 
 
 def _refuse(node: Any) -> None:

@@ -1,12 +1,9 @@
-"""The cells of a study: every run of it, composed and checked before the first starts."""
+"""A cell: one run of a study, composed, checked and signed before it starts."""
 
-import itertools
-import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -16,17 +13,9 @@ from pydantic import Field, ValidationError
 
 from unimem.config import Config, ConfigError, Name, compose_node, resolve, validate
 from unimem.settings import Count, PretrainedModel, Settings, describe
-from unimem.studies.file import StudyFile, literal, read_study_file
-from unimem.studies.signature import CELLS, data_digest, signature
+from unimem.studies.file import literal
 from unimem.training.folder import MODEL, readable_name
-
-logger = logging.getLogger(__name__)
-
-REFUSED = {
-    "name": "cells are named by their settings",
-    "resume": "cells are continued by themselves",
-    "hydra": "a study varies what stands in vary:",
-}
+from unimem.training.signature import CELLS, data_digest, signature
 
 
 class SweepOptions(Settings):
@@ -40,6 +29,9 @@ class SweepOptions(Settings):
     slurm: dict[str, Any]
 
 
+Options = TypeVar("Options", bound=SweepOptions)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One run of a study.
@@ -51,6 +43,7 @@ class Cell:
         signature: of all that decides its numbers.
         folder: where it is recorded, whatever the study.
         base: the run whose weights it starts from.
+        problem: why it cannot start here, in a study that is only listed: its data is missing.
     """
 
     label: str
@@ -59,60 +52,79 @@ class Cell:
     signature: str
     folder: Path
     base: "Cell | None" = None
+    problem: str = ""
+
+    def first(self) -> "Cell":
+        """Give the run that did not start from another: the cell itself, or its base's first."""
+        return self if self.base is None else self.base.first()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A sweep that can run: at least one cell, all of them valid, none twice.
+class Draft:
+    """A cell that is composed and checked, and whose data was not looked at yet."""
 
-    Args:
-        options: how it runs and what it is called.
-        arguments: the command line that it came from.
-        cells: those that vary.
-        base: the run that these start from.
-        fields: what its file says beside the overrides.
-    """
-
-    options: SweepOptions
-    arguments: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    label: str
+    overrides: tuple[str, ...]
+    node: DictConfig
+    config: Config
     base: Cell | None
-    fields: dict[str, Any]
 
-    @property
-    def runs(self) -> tuple[Cell, ...]:
-        """All that is to be trained, the base run first."""
-        return self.cells if self.base is None else (self.base, *self.cells)
+    def sign(self, options: SweepOptions) -> Cell:
+        """Make the cell. Raises `ConfigError` if its data is missing, unless it is only listed."""
+        problem, digest = "", ""
+        try:
+            digest = data_digest(self.config.data)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+            if not options.dry_run:
+                raise ConfigError(problem) from None
+        identity = signature(resolve(self.node), digest)
+        started_from = None if self.base is None else self.base.first().config.model
+        name = f"{readable_name(self.config, started_from)}-{identity[:12]}"
+        return Cell(
+            label=self.label,
+            overrides=self.overrides,
+            config=self.config,
+            signature=identity,
+            folder=Path(options.output) / CELLS / name,
+            base=self.base,
+            problem=problem,
+        )
 
 
-def expand(arguments: Sequence[str]) -> Study:
-    """Turn the arguments of `unimem-sweep` into a study, without torch.
+def make_draft(label: str, overrides: Sequence[str], base: Cell | None = None) -> Draft:
+    """Compose and check one run of `unimem-train`, which starts from `base` if there is one.
 
-    Raises `ConfigError` with the problems of all cells, or if there are none.
+    Raises `ConfigError` with all that is wrong with it.
     """
-    given = _parse(arguments)
-    file = StudyFile(fields={})
-    if "sweeps" in given and (name := given.pop("sweeps").value()) is not None:
-        file = read_study_file(str(name))
-    fixed = _parse(file.fixed)
-    grids = [fixed | _parse(grid) | given for grid in file.grids]
-    for key in itertools.chain.from_iterable(grids):
-        if reason := REFUSED.get(key.split(".")[0]):
-            raise ConfigError(f"{key} cannot be set in a sweep: {reason}")
-    options = _options(fixed | given)
-    base = None if file.base is None else _base(file.base, options)
-    combinations = [combination for grid in grids for combination in _combinations(grid)]
-    if not combinations:
-        empty = {f"{o.input_line}" for grid in grids for o in grid.values() if not _values(o)}
-        raise ConfigError(f"a sweep of 0 cells: no values in {', '.join(sorted(empty))}")
-    cells = _cells(combinations, options, base)
-    return Study(
-        options=options, arguments=tuple(arguments), cells=cells, base=base, fields=file.fields
-    )
+    lines = list(overrides)
+    if base is not None:
+        lines += _start_from(base, overrides)
+    node = compose_node("train", lines)
+    if base is not None:
+        # What a profile or an experiment says of a model from scratch is no longer asked for.
+        unused = [f"~model.{key}" for key in node.model if key not in PretrainedModel.model_fields]
+        if unused:
+            lines += unused
+            node = compose_node("train", lines)
+    return Draft(label=label, overrides=tuple(lines), node=node, config=validate(node), base=base)
 
 
-def _parse(lines: Sequence[str]) -> dict[str, Override]:
-    """Parse overrides; of two of one name the later one counts."""
+def make_cell(
+    label: str, overrides: Sequence[str], options: SweepOptions, base: Cell | None = None
+) -> Cell:
+    """Compose, check and sign one run of `unimem-train`, which starts from `base` if there is one.
+
+    Raises `ConfigError` with all that is wrong with it, its data included.
+    """
+    return make_draft(label, overrides, base).sign(options)
+
+
+def parse(lines: Sequence[str]) -> dict[str, Override]:
+    """Parse overrides, each under its name; of two of one name the later one counts.
+
+    Raises `ConfigError` for one that cannot be read.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(lines))
     except HydraException as error:
@@ -120,105 +132,40 @@ def _parse(lines: Sequence[str]) -> dict[str, Override]:
     return {override.key_or_group: override for override in parsed}
 
 
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line} cannot be listed; use range(), choice() or a,b")
-    try:
-        values = list(override.sweep_string_iterator())
-    except HydraException:
-        raise ConfigError(f"{override.input_line}: name the values, as in a,b") from None
-    return [f"{override.get_key_element()}={value}" for value in values]
+def lines_of(overrides: Sequence[str]) -> dict[str, str]:
+    """Give overrides as they are written, each under its name. Raises `ConfigError`."""
+    return {key: override.input_line or "" for key, override in parse(overrides).items()}
 
 
-def _options(overrides: Mapping[str, Override]) -> SweepOptions:
-    chosen = [o for key, o in overrides.items() if _is_option(key)]
+def is_option(kind: type[SweepOptions], key: str) -> bool:
+    """Say whether an override of this name is for the command itself, not for its runs."""
+    return key.split(".")[0] in kind.model_fields
+
+
+def read_options(kind: type[Options], primary: str, overrides: Mapping[str, Override]) -> Options:
+    """Read what a command itself is told: the fields of `kind` in `conf/<primary>.yaml`.
+
+    Overrides of anything else are left out. Raises `ConfigError`.
+    """
+    chosen = [override for key, override in overrides.items() if is_option(kind, key)]
     for override in chosen:
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line}: {override.key_or_group} takes one value")
-    node = compose_node("sweep", [override.input_line or "" for override in chosen])
-    values = {key: node[key] for key in SweepOptions.model_fields}
+    node = compose_node(primary, [override.input_line or "" for override in chosen])
+    values = {key: node[key] for key in kind.model_fields}
     plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(values)))
     try:
-        return SweepOptions.model_validate(plain)
+        return kind.model_validate(plain)
     except ValidationError as error:
         lines = [describe(cast(dict[str, Any], item)) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
-def _is_option(key: str) -> bool:
-    return key.split(".")[0] in SweepOptions.model_fields
-
-
-def _combinations(grid: Mapping[str, Override]) -> Iterable[dict[str, str]]:
-    axes = {key: _values(override) for key, override in grid.items() if not _is_option(key)}
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
-
-
-def _base(overrides: Sequence[str], options: SweepOptions) -> Cell:
-    try:
-        node = compose_node("train", overrides)
-        return _cell("base", overrides, validate(node), node, options, None)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"base: {error}") from None
-
-
-def _cells(
-    combinations: Sequence[dict[str, str]], options: SweepOptions, base: Cell | None
-) -> tuple[Cell, ...]:
-    problems: dict[str, list[str]] = defaultdict(list)
-    composed: list[tuple[str, list[str], DictConfig, Config]] = []
-    for label, overrides in zip(_labels(combinations), combinations, strict=True):
-        try:
-            lines = [*overrides.values(), *_start_from(base, overrides)]
-            node = compose_node("train", lines)
-            composed.append((label, lines, node, validate(node)))
-        except ConfigError as error:
-            for line in str(error).removeprefix("invalid configuration:\n").splitlines():
-                problems[line.strip()].append(label)
-    _raise(problems, len(combinations))
-    cells: dict[str, Cell] = {}
-    for label, lines, node, config in composed:
-        try:
-            cell = _cell(label, lines, config, node, options, base)
-        except (ValueError, OSError) as error:
-            problems[str(error)].append(label)
-            continue
-        same = cells.setdefault(cell.signature, cell)
-        if same is not cell:
-            logger.warning("%s is the same run as %s, and is one cell with it", label, same.label)
-    _raise(problems, len(combinations))
-    return tuple(cells.values())
-
-
-def _cell(
-    label: str,
-    overrides: Sequence[str],
-    config: Config,
-    node: DictConfig,
-    options: SweepOptions,
-    base: Cell | None,
-) -> Cell:
-    identity = signature(resolve(node), data_digest(config.data))
-    name = f"{readable_name(config)}-{identity[:12]}"
-    return Cell(
-        label=label,
-        overrides=tuple(overrides),
-        config=config,
-        signature=identity,
-        folder=Path(options.output) / CELLS / name,
-        base=base,
-    )
-
-
-def _start_from(base: Cell | None, overrides: Mapping[str, str]) -> list[str]:
+def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:
     """Give the overrides that make a cell start from the base run's weights."""
-    if base is None:
-        return []
-    if "model" in overrides:
-        raise ConfigError(f"{overrides['model']}: the model of a study with base: is its base's")
+    if "model" in (given := parse(overrides)):
+        line = given["model"].input_line
+        raise ConfigError(f"{line}: the model of a study with base: is its base's")
     model = base.config.model
     # bpe is the corpus's own tokenizer, which a model from scratch was trained with.
     tokenizer = model.tokenizer if isinstance(model, PretrainedModel) else "bpe"
@@ -228,22 +175,3 @@ def _start_from(base: Cell | None, overrides: Mapping[str, str]) -> list[str]:
         f"model.num_layers={literal(base.config.num_layers())}",
         f"model.tokenizer={literal(tokenizer)}",
     ]
-
-
-def _labels(combinations: Sequence[dict[str, str]]) -> list[str]:
-    keys = list(dict.fromkeys(itertools.chain.from_iterable(combinations)))
-    varied = [key for key in keys if len({c.get(key) for c in combinations}) > 1]
-    return [" ".join(c[key] for key in varied if key in c) or "the run" for c in combinations]
-
-
-def _raise(problems: Mapping[str, list[str]], cells: int) -> None:
-    """Tell all problems, each once, with the cells that have it."""
-    if not problems:
-        return
-    lines = [
-        line
-        if len(labels) == cells
-        else f"{line} ({labels[0]}{f' and {len(labels) - 1} more' if labels[1:] else ''})"
-        for line, labels in problems.items()
-    ]
-    raise ConfigError("\n".join(["the sweep does not start:", *(f"  {line}" for line in lines)]))

@@ -2,13 +2,14 @@
 
 import fcntl
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from unimem.results.records import RESULT, read_result, write_json_atomic
-from unimem.studies.cells import Cell, Study
-from unimem.studies.signature import signature
+from unimem.studies.cells import Cell
+from unimem.studies.study import Study
 from unimem.training.folder import CONFIG, METRICS
 
 STUDY = "study.json"
@@ -27,9 +28,7 @@ def finished(cell: Cell) -> bool:
     """Say whether the cell came to its end, with the settings, code and data that it has now."""
     if not (cell.folder / RESULT).is_file():
         return False
-    result = read_result(cell.folder)
-    # The code is in the folder's name; settings and data are in the record.
-    return signature(result["config"], result["corpus"]["digest"]) == cell.signature
+    return read_result(cell.folder)["signature"] == cell.signature
 
 
 def begun(cell: Cell) -> bool:
@@ -87,9 +86,9 @@ def write_study(study: Study) -> Path:
     record = {
         "study": study.options.study,
         "arguments": list(study.arguments),
-        "base": None if study.base is None else _entry(study.base, output),
+        "bases": [_entry(base, output) for base in study.bases],
         "cells": [_entry(cell, output) for cell in study.cells],
-        **{key: value for key, value in study.fields.items() if key != "base"},
+        **study.fields,
     }
     write_json_atomic(path, record)
     return path
@@ -100,7 +99,9 @@ def _entry(cell: Cell, output: Path) -> dict[str, object]:
         "label": cell.label,
         "overrides": list(cell.overrides),
         "signature": cell.signature,
-        "folder": cell.folder.relative_to(output).as_posix(),
+        "base": None if cell.base is None else cell.base.signature,
+        # A base may lie anywhere.
+        "folder": Path(os.path.relpath(cell.folder, output)).as_posix(),
     }
 
 

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -122,11 +121,13 @@ def _failure(status: Status) -> list[str]:
 def _numbers(status: Status) -> Sequence[str]:
     if status.state == State.FINISHED:
         return "", f"{perplexity(status.cell):.2f}", ""
-    steps: Any = status.cell.config.trainer.max_steps
+    steps = status.cell.config.trainer.max_steps
     at_work = status.state in (State.RUNNING, State.ELSEWHERE)
     now = progress(status.cell) if at_work else None
     if now is None:
         return "", "", ""
+    if steps is None:  # an epoch, whose steps the run counts
+        return str(now.step), f"{now.perplexity:.2f}", ""
     left = (steps - now.step) * now.seconds / now.step
     return f"{now.step}/{steps}", f"{now.perplexity:.2f}", _clock(left)
 

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished, log_file, take_lock
 from unimem.studies.file import literal
-from unimem.studies.signature import CELLS
+from unimem.training.signature import CELLS
 
 STARTED = "== started "
 """How the log of a cell marks each of its processes."""
@@ -53,16 +53,17 @@ class LocalLauncher:
     @property
     def slots(self) -> int:
         """How many cells run at a time: `jobs`, or as many as the GPUs suffice for, or one."""
-        return self._jobs or max(1, len(self._gpus) // self._width)
+        return self._jobs or max(1, len(self.gpus) // self._width)
 
     @cached_property
-    def _gpus(self) -> list[str]:
+    def gpus(self) -> list[str]:
+        """The GPUs that the cells share, as CUDA_VISIBLE_DEVICES names them."""
         return [] if all(s.accelerator == "cpu" for s in self._settings) else visible_gpus()
 
     @cached_property
     def _width(self) -> int:
         """How many devices the widest cell uses."""
-        widths = (len(self._gpus) if s.devices == "auto" else s.devices for s in self._settings)
+        widths = (len(self.gpus) if s.devices == "auto" else s.devices for s in self._settings)
         return max(1, *widths)
 
     def start(self, cell: Cell, slot: int) -> LocalRun | None:
@@ -73,9 +74,9 @@ class LocalLauncher:
     def environment(self, cell: Cell, slot: int) -> dict[str, str]:
         """Give the slot's GPUs, or its share of the cores unless the user has set threads."""
         settings = cell.config.trainer
-        if self._gpus and settings.accelerator != "cpu":
+        if self.gpus and settings.accelerator != "cpu":
             first = slot * self._width
-            own = [self._gpus[i % len(self._gpus)] for i in range(first, first + self._width)]
+            own = [self.gpus[i % len(self.gpus)] for i in range(first, first + self._width)]
             return {"CUDA_VISIBLE_DEVICES": ",".join(dict.fromkeys(own))}
         if settings.threads is not None or "OMP_NUM_THREADS" in os.environ:
             return {}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished
-from unimem.studies.signature import code_changed
+from unimem.training.signature import code_changed
 
 POLL = 0.1
 """Seconds between two looks at the cells."""

@@ -2,12 +2,13 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unimem.config import ConfigError
-from unimem.studies.cells import Cell, Study
+from unimem.studies.cells import Cell, SweepOptions
 from unimem.studies.disk import finished, take_lock
 from unimem.studies.local import spawn
 from unimem.studies.runner import ELSEWHERE
@@ -38,10 +39,10 @@ class SlurmRun:
 class SlurmLauncher:
     """Submits a job for each cell, at most `jobs` at a time; `executor` is submitit's."""
 
-    def __init__(self, study: Study, executor: Any):
-        self.slots = study.options.jobs or len(study.runs)
-        self._group, self._executor = study.options.study, executor
-        if any(cell.config.trainer.num_nodes > 1 for cell in study.runs):
+    def __init__(self, options: SweepOptions, runs: Sequence[Cell], executor: Any):
+        self.slots = options.jobs or len(runs)
+        self._group, self._executor = options.study, executor
+        if any(cell.config.trainer.num_nodes > 1 for cell in runs):
             raise ConfigError("launcher=slurm runs a cell on one node; set trainer.num_nodes=1")
 
     def start(self, cell: Cell, slot: int) -> SlurmRun | None:
@@ -88,17 +89,17 @@ class CellJob:
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def slurm_executor(study: Study) -> Any:
+def slurm_executor(options: SweepOptions) -> Any:
     """Make submitit's executor. Raises `ConfigError` where there is no submitit or no Slurm."""
     try:
         import submitit
     except ImportError:
         raise ConfigError("launcher=slurm needs submitit: pip install 'unimem[slurm]'") from None
-    given = {key: value for key, value in study.options.slurm.items() if value is not None}
+    given = {key: value for key, value in options.slurm.items() if value is not None}
     try:
-        folder = Path(study.options.output) / study.options.study / "slurm"
+        folder = Path(options.output) / options.study / "slurm"
         executor = submitit.AutoExecutor(folder, cluster="slurm")
-        executor.update_parameters(name=study.options.study, **given)
+        executor.update_parameters(name=options.study, **given)
     except (RuntimeError, NameError, TypeError) as error:
         raise ConfigError(f"launcher=slurm: {' '.join(str(error).split())}") from None
     return executor

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from unimem.config import Config, ConfigError
 from unimem.results.records import RESULT, write_bytes_atomic
-from unimem.settings import ScratchModel
+from unimem.settings import ModelSettings, ScratchModel
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ MAY_DIFFER = (
     "output",
     "data.cache",
     "logger.",
+    "model.parameters",
     "evaluation.",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
@@ -102,13 +103,18 @@ def recorded_config(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
 
 
-def readable_name(config: Config) -> str:
-    """Make a name of the settings: method, layer if there is one, model, data, seed."""
-    model = config.model
+def readable_name(config: Config, started_from: ModelSettings | None = None) -> str:
+    """Make a name of the settings: method, layer if there is one, model, data, seed.
+
+    A model is named by its shape, a pretrained one by its own name. `started_from` is the model of
+    the run whose weights this one starts from.
+    """
+    model = started_from or config.model
     if isinstance(model, ScratchModel):
         shape = f"{model.num_layers}x{model.hidden_size}"
     else:
-        shape = Path(model.name).name
+        path = Path(model.name)
+        shape = path.parent.name if path.name == MODEL else path.name
     layer = [] if config.injection_layer is None else [f"l{config.injection_layer}"]
     return "-".join([config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"])
 

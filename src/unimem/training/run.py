@@ -44,6 +44,8 @@ from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log
 from unimem.training.module import LitUniMem
 from unimem.training.resume import ProcessState
 from unimem.training.signals import StopSignals
+from unimem.training.signature import signature
+from unimem.training.start import start_memory
 
 if TYPE_CHECKING:
     from unimem.training.mirror import Mirror
@@ -96,6 +98,7 @@ class _Run:
         self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
         _require_trainable(self.model, settings)
         attach(self.model, config.memory)
+        start_memory(self.model, config.model, trains=config.trainer.max_steps != 0)
         self.device = torch.device(device_type(settings))
         self.precision = chosen_precision(settings)
         dtype = torch.bfloat16 if self.precision.startswith("bf16") else self.model.dtype
@@ -228,6 +231,7 @@ class _Run:
             "name": self.path.name,
             "study": self.config.study,
             "seed": self.config.seed,
+            "signature": signature(self.resolved, self.corpus.digest),
             "method": self.config.method.name,
             "memory": self.config.memory.flat(),
             "steps": self.config.trainer.steps,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unimem.data.build import build_corpus
+from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
 from unimem.training.folder import MODEL
 
@@ -23,6 +24,7 @@ WITHOUT_EFFECT = (
     "method.paper",
     "method.exact",
     "method.note",
+    "model.parameters",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
@@ -65,17 +67,28 @@ def _code_digest() -> str:
 
 
 def data_digest(settings: DataSettings) -> str:
-    """Give the digest of the corpus, which is built if it was not; once in a process.
+    """Give the digest of the corpus. Raises ValueError or OSError if there is no such corpus."""
+    return corpus_of(settings).digest
+
+
+def corpus_of(settings: DataSettings) -> Corpus:
+    """Give the corpus, which is built if it was not; once in a process.
 
     Raises ValueError or OSError if there is no such corpus.
     """
     key = settings.model_dump_json()
-    if key not in _digests:
-        _digests[key] = build_corpus(settings).digest
-    return _digests[key]
+    if key not in _corpora:
+        try:
+            _corpora[key] = build_corpus(settings)
+        except (ValueError, OSError) as error:
+            _corpora[key] = error  # a hub that cannot be reached is waited for once
+    found = _corpora[key]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-_digests: dict[str, str] = {}
+_corpora: dict[str, Corpus | ValueError | OSError] = {}
 
 
 @cache

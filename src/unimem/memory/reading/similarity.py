@@ -27,7 +27,7 @@ class Similarity(Reading):
 
     searches: ClassVar[bool] = True
 
-    topk: Annotated[int, Field(gt=0)]
+    topk: Annotated[int, Field(ge=0)]
     grad_topk: bool = False
 
     def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:

@@ -1,0 +1,92 @@
+"""study.mode=evaluate: cells read held-out documents with the weights of their base run."""
+
+import logging
+from collections.abc import Sequence
+
+from unimem.config import Config, ConfigError, compose_node
+from unimem.memory.plan import DIMENSIONS
+from unimem.studies.bases import Bases, is_setting, under
+from unimem.studies.cells import Cell, Draft, lines_of
+from unimem.studies.grid import Combination, varied
+
+logger = logging.getLogger(__name__)
+
+CHOICES = (*(f"memory.{dimension}" for dimension in DIMENSIONS), "injection_layer")
+"""Overrides that choose options; all else under `memory` is a budget."""
+
+
+def inherit(base: Cell, own: Combination) -> Combination:
+    """Give the overrides of a cell that reads with a base's weights: the base's, then its own.
+
+    Another method brings its own choices and budgets: of the base's memory only the length of a
+    segment stays. Other choices leave the base's budgets as they are, without those that no option
+    uses any more.
+    """
+    given = lines_of(base.overrides)
+    new = {key: line for key, line in own.items() if given.get(key) != line}
+    replaced: tuple[str, ...] = ("model", *new)
+    if "method" in new:
+        replaced += ("preset", "injection_layer", "memory")
+    elif any(under(key, ("memory.injection",)) for key in new):
+        replaced += ("injection_layer",)
+    kept = {
+        key: line
+        for key, line in given.items()
+        if key == "memory.segment_length" or not under(key, replaced)
+    }
+    if new.keys() & {*CHOICES, "method"}:
+        kept = _used(kept, own)
+    return kept | own | {"trainer.max_steps": "trainer.max_steps=0"}
+
+
+def _used(given: Combination, own: Combination) -> Combination:
+    """Leave out budgets of options that are not chosen."""
+    budgets = {k: x for k, x in given.items() if under(k, ("memory",)) and k not in CHOICES}
+    others = {key: line for key, line in given.items() if key not in budgets}
+    node = compose_node("train", [*others.values(), *own.values()])
+    unused = {key: line for key, line in budgets.items() if not is_setting(node, key)}
+    for line in unused.values():
+        logger.warning("%s of the base is not used by the options chosen, and is dropped", line)
+    return {key: line for key, line in given.items() if key not in unused}
+
+
+def require_followed(found: Sequence[Combination], bases: Bases) -> None:
+    """Refuse to vary how weights are trained if the base does not vary with it.
+
+    The cells would be one reading under several names. Raises `ConfigError`.
+    """
+    for key in varied(found):
+        if under(key, ("seed", "trainer")) and not bases.follows(key):
+            raise ConfigError(
+                f"{key} varies, but study.mode=evaluate trains nothing: add {key} to base:, "
+                "so that each value has a base run, or leave it out"
+            )
+
+
+def require_trained(draft: Draft) -> None:
+    """Refuse a cell that needs what its base did not train, or would be recorded as another seed.
+
+    Raises `ConfigError`.
+    """
+    if draft.base is None:
+        return
+    cell, base = draft.config, draft.base.config
+    if cell.seed != base.seed:
+        raise ConfigError(
+            f"seed={cell.seed}, but the weights are of a base run with seed={base.seed}: "
+            "add seed to base:, or leave it out"
+        )
+    trained = _memory_weights(base)
+    if lacking := [weight for weight in _memory_weights(cell) if weight not in trained]:
+        raise ConfigError(
+            f"study.mode=evaluate trains nothing, and the base has no {', '.join(lacking)}; "
+            f"it has {', '.join(trained) or 'no weights of memory'}"
+        )
+
+
+def _memory_weights(config: Config) -> list[str]:
+    """Name what memory adds to the weights."""
+    plan = config.memory.plan(config.num_layers())
+    soft = [] if plan.soft is None else [f"{plan.soft.num_soft_tokens} soft tokens"]
+    gated = [layer for layer, options in plan.layers.items() if options.fusion == "gated"]
+    return [*soft, *(f"gates of layer {layer}" for layer in gated)]

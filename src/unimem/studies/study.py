@@ -1,0 +1,210 @@
+"""A study: every run of it, composed and checked before the first starts."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra.core.override_parser.types import Override
+
+from unimem.config import ConfigError
+from unimem.studies.bases import REACH_BASE, Bases, under
+from unimem.studies.cells import (
+    Cell,
+    Draft,
+    SweepOptions,
+    is_option,
+    lines_of,
+    make_draft,
+    parse,
+    read_options,
+)
+from unimem.studies.chosen import CHOOSING, choose
+from unimem.studies.evaluate import inherit, require_followed, require_trained
+from unimem.studies.file import BaseStudy, StudyFile, literal, read_study_file
+from unimem.studies.grid import Combination, combinations, labels
+from unimem.studies.problems import make_all
+
+logger = logging.getLogger(__name__)
+
+Overrides = dict[str, Override]
+Mode = Literal["train", "evaluate"]
+
+MODE = "study.mode"
+REFUSED = {
+    "name": "cells are named by their settings",
+    "resume": "cells are continued by themselves",
+    "hydra": "a study varies what stands in vary:",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A sweep that can run: at least one cell, all of them valid, none twice.
+
+    Args:
+        options: how it runs and what it is called.
+        arguments: the command line that it came from.
+        cells: those that vary.
+        fields: what its file says beside the overrides.
+    """
+
+    options: SweepOptions
+    arguments: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    fields: dict[str, Any]
+
+    @property
+    def bases(self) -> tuple[Cell, ...]:
+        """The runs that cells start from, each once, and after its own base."""
+        found: dict[str, Cell] = {}
+
+        def add(base: Cell | None) -> None:
+            if base is not None:
+                add(base.base)
+                found.setdefault(base.signature, base)
+
+        for cell in self.cells:
+            add(cell.base)
+        return tuple(found.values())
+
+    @property
+    def runs(self) -> tuple[Cell, ...]:
+        """All that has to be there in the end, the base runs first."""
+        return (*self.bases, *self.cells)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A cell before it is composed: what it is called, starts from, and says itself."""
+
+    label: str
+    base: Cell | None
+    own: Combination
+
+    def draft(self, mode: Mode) -> Draft:
+        """Compose and check it. Raises `ConfigError`."""
+        if mode == "train":
+            return make_draft(self.label, list(self.own.values()), self.base)
+        if self.base is None:
+            raise ConfigError(
+                f"{MODE}=evaluate reads with weights that are trained: name a finished run, "
+                "base=outputs/runs/NAME, or give the study file a base:"
+            )
+        draft = make_draft(self.label, list(inherit(self.base, self.own).values()), self.base)
+        require_trained(draft)
+        return draft
+
+
+def expand(arguments: Sequence[str]) -> Study:
+    """Turn the arguments of `unimem-sweep` into a study, without torch.
+
+    Raises `ConfigError` with the problems of all cells, or if there are none.
+    """
+    given = parse(arguments)
+    file = _file(given)
+    fixed = parse(file.fixed)
+    mode = _mode([overrides.pop(MODE, None) for overrides in (given, fixed)])
+    options = _options(file, fixed, given)
+    starts = _starts(file, fixed, given, options, mode)
+    fields = {key: value for key, value in file.fields.items() if key != "base"}
+    return Study(
+        options=options,
+        arguments=tuple(arguments),
+        cells=_cells(starts, mode, options),
+        fields={"mode": mode, "profile": file.profile} | fields,
+    )
+
+
+def _file(given: Overrides) -> StudyFile:
+    """Take the study file out of the command line, and the profile if the file has any."""
+    name = given.pop("sweeps").value() if "sweeps" in given else None
+    if name is None:
+        return StudyFile(fields={})
+    profile = given.get("profile")
+    if profile is None:
+        return read_study_file(str(name))
+    several = profile.is_sweep_override()
+    file = read_study_file(str(name), None if several else str(profile.value()))
+    if file.profiles and several:
+        raise ConfigError(f"{profile.input_line}: profile takes one value")
+    if file.profiles:
+        del given["profile"]
+    return file
+
+
+def _mode(given: Sequence[Override | None]) -> Mode:
+    """Give the mode that comes first, on the command line or in the file."""
+    for override in given:
+        match None if override is None else override.value():
+            case None:
+                continue
+            case "train" | "evaluate" as mode:
+                return mode
+            case other:
+                raise ConfigError(f"{MODE}={other} is not a mode; choose train or evaluate")
+    return "train"
+
+
+def _options(file: StudyFile, fixed: Overrides, given: Overrides) -> SweepOptions:
+    options = read_options(SweepOptions, "sweep", fixed | given)
+    if file.profile in (None, *file.profiles[:1]) or "study" in given:
+        return options
+    return options.model_copy(update={"study": f"{options.study}-{file.profile}"})
+
+
+def _starts(
+    file: StudyFile, fixed: Overrides, given: Overrides, options: SweepOptions, mode: Mode
+) -> list[Start]:
+    """Give for every cell its base run and what it says itself."""
+    profile = [] if file.profile is None else [f"profile={file.profile}"]
+    other = file.base if isinstance(file.base, BaseStudy) and "base" not in given else None
+    own = given if other is None else {k: o for k, o in given.items() if k not in CHOOSING}
+    grids = [parse(profile) | fixed | parse(grid) | own for grid in file.grids]
+    for key in {key for grid in grids for key in grid}:
+        if reason := REFUSED.get(key.split(".")[0]):
+            raise ConfigError(f"{key} cannot be set in a sweep: {reason}")
+    found = combinations(
+        [{k: o for k, o in grid.items() if not is_option(SweepOptions, k)} for grid in grids]
+    )
+    entries = file.base if isinstance(file.base, tuple) else None
+    bases = Bases(entries, profile, given)
+    if mode == "evaluate":
+        require_followed(found, bases)
+    if other is None:
+        names = labels(found, "the run")
+        return [
+            Start(name, base, bases.without_model(combination))
+            for name, base, combination in zip(names, bases.of(found, options), found, strict=True)
+        ]
+    if mode == "train":
+        raise ConfigError(f"base: cells of sweeps={other.sweeps} are for {MODE}: evaluate")
+    cells = choose(_other_cells(other, profile, given, options), other, given)
+    pairs = [(cell, combination) for cell in cells for combination in found]
+    names = labels(
+        [lines_of(cell.overrides) | combination for cell, combination in pairs], "the run"
+    )
+    return [Start(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+
+
+def _other_cells(
+    base: BaseStudy, profile: Sequence[str], given: Overrides, options: SweepOptions
+) -> tuple[Cell, ...]:
+    """Give the cells of the study that `base` names, at the same scale and place."""
+    reach = [o.input_line or "" for key, o in given.items() if under(key, REACH_BASE)]
+    place = [f"output={literal(options.output)}", f"dry_run={literal(options.dry_run)}"]
+    return expand([f"sweeps={literal(base.sweeps)}", *profile, *reach, *place]).cells
+
+
+def _cells(starts: Sequence[Start], mode: Mode, options: SweepOptions) -> tuple[Cell, ...]:
+    names = [start.label for start in starts]
+    drafts = make_all(names, lambda i: starts[i].draft(mode))
+    signed = make_all(names, lambda i: drafts[i].sign(options))
+    cells: dict[str, Cell] = {}
+    for cell in signed:
+        same = cells.setdefault(cell.signature, cell)
+        if same is not cell:
+            logger.warning(
+                "%s is the same run as %s, and is one cell with it", cell.label, same.label
+            )
+    return tuple(cells.values())

@@ -1,0 +1,43 @@
+"""What a run takes over from the run whose weights it starts from, beside the model itself."""
+
+import logging
+from pathlib import Path
+
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from unimem.model.attach import WEIGHTS_NAME, attached
+from unimem.settings import ModelSettings, PretrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def start_memory(model: PreTrainedModel, settings: ModelSettings, *, trains: bool) -> None:
+    """Give the attached memory the weights that lie beside a pretrained model, if there are any.
+
+    Soft tokens and gates that do not lie there in the same shape start anew, and a line says so.
+
+    Raises ValueError if there are such and the run does not train: it would read with weights that
+    nobody trained.
+    """
+    if not isinstance(settings, PretrainedModel):
+        return
+    path = Path(settings.name) / WEIGHTS_NAME
+    if not path.is_file():
+        return
+    given = {key.removeprefix("memory."): value for key, value in load_file(path).items()}
+    memory = attached(model)
+    own = memory.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    anew = {k: list(v.shape) for k, v in own.items() if k not in fitting}
+    if anew and not trains:
+        held = {key: list(value.shape) for key, value in given.items()}
+        raise ValueError(
+            f"trainer.max_steps=0, but this memory needs {anew} and {path} holds "
+            f"{held or 'nothing'}; read with the memory that was trained, or train"
+        )
+    if anew:
+        logger.info("%s start anew: %s has none of that shape", ", ".join(anew), path)
+    if unused := [key for key in given if key not in own]:
+        logger.info("%s of %s are not used: this memory has no place for them", unused, path)
+    memory.load_state_dict(fitting, strict=False)
