@@ -5,14 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
 JOBS ?= auto
+PROFILE ?= cpu
+# Studies of the paper's figures, and the others; those that read trained weights need table2 first.
+FIGURES := injection_layer injection_count topk_window memory_size
+OTHERS := ablation reading_strategy writing position_schemes bptt context_length cost
 # Small tensors on many threads fight over the cores; tests run in processes instead.
 export OMP_NUM_THREADS ?= 1
 
+# A study and its report, which ends with the table on screen; killed, the same command goes on.
+study = $(BIN)/unimem-sweep sweeps=$(1) profile=$(PROFILE) && \
+  $(BIN)/unimem-report $(1)$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
+
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint types format clean
+.PHONY: help install quickstart reproduce-table2 reproduce-figures reproduce-all test test-slow lint types format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
 
 install: $(VENV)/installed ## make .venv and install the tested set of packages
 
@@ -26,6 +34,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 quickstart: install ## train with and without memory, show what memory does (QUICK=1: in a minute)
 	@$(BIN)/python -m unimem.cli.quickstart $(if $(QUICK),--quick)
+
+reproduce-table2: install ## the paper's Table 2: methods x corpora (PROFILE=cpu, tinyllama, llama2_7b)
+	@$(call study,table2)
+
+reproduce-figures: install ## the paper's studies of layers, budgets and sizes (PROFILE=)
+	@$(foreach name,table2 $(FIGURES),$(call study,$(name)) &&) true
+
+reproduce-all: install ## every study of sweeps/ (PROFILE=)
+	@$(foreach name,table2 $(FIGURES) $(OTHERS),$(call study,$(name)) &&) true
 
 test: install ## the whole suite but what takes long
 	@echo "== the suite, without the tests marked slow (make test-slow)"

@@ -140,9 +140,9 @@ def test_sweep_lists_its_cells_and_runs_nothing(call, tmp_path, dry_run):
     code, printed, _ = call(sweep.main, *arguments)
     assert code == 0
     assert printed.count("new       injection_layer=") == 2 and "2 cells" in printed
-    assert "2 runs, 0 finished already" in printed and "estimate of what is left" in printed
+    assert "runs: 2, finished already: 0" in printed and "estimate of what is left" in printed
     assert "tokens   128 to train on, 384 to read" in printed
-    assert "with 2 at a time: 2 runs assumed to reach 20 GFLOP/s" in printed
+    assert "with 2 at a time: assumed 20 GFLOP/s" in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -49,8 +49,8 @@ def test_without_a_measurement_a_rate_is_assumed_and_named(tmp_path):
     flops = found.work.training + found.work.reading
     assert found.seconds == pytest.approx(STARTING + flops / CPU_RATE)
     text = "\n".join(report([found], 1, 1))
-    assert "1 runs, 0 finished already" in text and "estimate" in text
-    assert "1 runs assumed to reach 20 GFLOP/s for a process on a CPU" in text
+    assert "runs: 1, finished already: 0" in text and "estimate" in text
+    assert "assumed 20 GFLOP/s for a process on a CPU (runs: 1)" in text
     (cell,) = cells(tmp_path, "trainer.accelerator=gpu", "trainer.devices=2")
     (found,) = estimate([cell], tmp_path, gpus=2)
     assert found.work is not None
@@ -64,7 +64,7 @@ def test_runs_alike_are_estimated_as_they_were_measured(tmp_path):
     record(tmp_path / "runs" / "a", cell, "seed=5", "trainer.learning_rate=1", training=4, rest=3)
     found = estimate([cell, longer], tmp_path, gpus=0)
     assert [run.seconds for run in found] == pytest.approx([STARTING + 7, STARTING + 43])
-    assert "2 runs as runs alike were measured here" in "\n".join(report(found, 2, 1))
+    assert "as measured here on runs alike (runs: 2)" in "\n".join(report(found, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_what_is_finished_does_not_count(tmp_path):
     record(one.folder, one, training=4, rest=3)
     found = estimate([one, other], tmp_path, gpus=0)
     assert [run.cell for run in found] == [other]
-    assert report(found, 2, 1)[0] == "2 runs, 1 finished already"
-    assert report([], 2, 1) == ["2 runs, 2 finished already"]
+    assert report(found, 2, 1)[0] == "runs: 2, finished already: 1"
+    assert report([], 2, 1) == ["runs: 2, finished already: 2"]
 
 
 def test_slots_are_filled_in_order_and_cells_wait_for_their_base(tmp_path):
@@ -135,7 +135,7 @@ def test_a_model_of_unknown_size_is_named(tmp_path):
     study = expand([*own, "model=hf", "model.name=some/model", f"output={tmp_path}"])
     lines = report(estimate(study.runs, tmp_path, gpus=0), 1, 1)
     assert lines == [
-        "1 runs, 0 finished already",
-        "  left out 1 runs of some/model, whose size is not known here: set model.parameters and "
+        "runs: 1, finished already: 0",
+        "  left out some/model, whose size is not known here (runs: 1): set model.parameters and "
         "model.num_layers",
     ]

@@ -40,11 +40,11 @@ def test_a_profile_is_merged_over_the_file(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text(
         "memory: {size: 1, segment_length: 2}\ndata: {path: [a, b]}\n"
-        "vary: {seed: 1, memory.topk: 2}\nreport: {by: x, checks: [1]}\n"
+        "vary: {seed: 1, memory.topk: 2}\nreport: {reference: {seed: 1}, checks: []}\n"
         "base: {sweeps: other}\nprofiles:\n"
         "  one:\n"
         "  two: {memory: {size: 3}, data: {path: [c]}, vary: {seed: 4}, base: [method=vanilla],"
-        " report: {checks: [2]}}\n"
+        " report: {checks: [{best: {seed: 4}}]}}\n"
     )
     one, two = read_study_file(str(file)), read_study_file(str(file), "two")
     assert one.profiles == two.profiles == ("one", "two")
@@ -53,7 +53,7 @@ def test_a_profile_is_merged_over_the_file(tmp_path):
     assert two.fixed == ("memory.size=3", "memory.segment_length=2", 'data.path=["c"]')
     assert (one.grids, two.grids) == ((("seed=1", "memory.topk=2"),), (("seed=4",),))
     assert one.base == BaseStudy(sweeps="other") and two.base == ("method=vanilla",)
-    assert two.fields["report"] == {"by": "x", "checks": [2]}
+    assert two.fields["report"] == {"reference": {"seed": 1}, "checks": [{"best": {"seed": 4}}]}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_a_profile_is_merged_over_the_file(tmp_path):
         ("base: []", "base: List should have at least 1 item"),
         ("base: method=vanilla", "base: Input should be a valid list"),
         ("base: {where: {seed: 1}}", "base.sweeps: Field required"),
+        ("report: {checks: [{lower: {seed: 1}}]}", r"report.checks\[0\]: .*than"),
         ("base: {sweeps: FILE}", "a study cannot start from its own cells"),
         ("profiles: [cpu]", "profiles: must hold a section for each profile"),
         ("profiles: {cpu: 3}", "profiles.cpu: must hold name: value pairs"),

@@ -22,6 +22,13 @@ def test_slots_share_the_cores_unless_threads_are_set(monkeypatch):
     assert free.environment(cell, 0) == {}
 
 
+def test_as_many_cells_run_as_the_cores_suffice_for_if_they_say_their_threads():
+    assert launcher("trainer.threads=1")[0].slots == num_cores()
+    assert launcher("trainer.threads=1", jobs=3)[0].slots == 3
+    assert launcher(f"trainer.threads=1,{num_cores() + 1}")[0].slots == 1
+    assert launcher("trainer.threads=null")[0].slots == 1
+
+
 def test_slots_have_gpus_of_their_own(monkeypatch):
     four = ["0", "1", "2", "3"]
     monkeypatch.setattr("unimem.studies.local.visible_gpus", lambda: four)
@@ -36,10 +43,10 @@ def test_slots_have_gpus_of_their_own(monkeypatch):
     assert everything.environment(cell, 0)["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
 
 
-def test_one_slot_without_gpus(monkeypatch):
+def test_without_gpus_slots_are_counted_by_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
-    assert launcher()[0].slots == 1
+    assert launcher("trainer.accelerator=auto")[0].slots == num_cores()
 
 
 def test_a_lock_is_held_once_and_as_long_as_somebody_has_its_file(tmp_path):

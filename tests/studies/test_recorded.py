@@ -11,7 +11,6 @@ from unimem.studies.recorded import overrides_of, recorded_run
 from unimem.studies.study import expand
 
 METHODS = sorted(f.stem for f in (config_root() / "conf" / "method").glob("*.yaml"))
-EXPERIMENTS = sorted(f.stem for f in (config_root() / "conf" / "experiment").glob("*.yaml"))
 
 
 def record(*overrides: str) -> dict:
@@ -28,7 +27,7 @@ def again(recorded: dict) -> dict:
     "overrides",
     [
         *[[f"method={method}"] for method in METHODS],
-        *[[f"experiment={experiment}"] for experiment in EXPERIMENTS],
+        ["experiment=quickstart_code"],
         [*TINY, "output=/else where", "study=b", "resume=true", "logger.group=b"],
         ["injection_layer=3"],
         ["method=unimix", "injection_layer=3"],
@@ -78,15 +77,19 @@ def test_settings_that_this_version_lacks_are_named():
 def test_a_run_that_cannot_be_a_base(tmp_path):
     with pytest.raises(ConfigError, match="base=.*has not come to its end"):
         recorded_run(tmp_path)
-    (tmp_path / "result.json").write_text(json.dumps({"config": record(*TINY)}))
+    result = {"config": record(*TINY)}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match="base=.*recorded by an earlier version"):
+        recorded_run(tmp_path)
+    result |= {"signature": "0"}
+    (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(ConfigError, match="base=.*holds no model/"):
         recorded_run(tmp_path)
     (tmp_path / "model").mkdir()
     gone = record("data=text", "data.path=/gone", "injection_layer=0")
-    (tmp_path / "result.json").write_text(json.dumps({"config": gone}))
+    (tmp_path / "result.json").write_text(json.dumps(result | {"config": gone}))
     with pytest.raises(ConfigError, match="base=.*/gone"):
         recorded_run(tmp_path)
-    other = {"config": record(*TINY), "corpus": {"digest": "0" * 64}}
-    (tmp_path / "result.json").write_text(json.dumps(other))
+    (tmp_path / "result.json").write_text(json.dumps(result | {"corpus": {"digest": "0" * 64}}))
     with pytest.raises(ConfigError, match="is not what the run was trained on: digest .* 000000"):
         recorded_run(tmp_path)

@@ -24,9 +24,9 @@ from unimem.studies.cells import Cell
 from unimem.studies.display import Lines
 from unimem.studies.journal import Journal
 from unimem.studies.search import Search, read_search
-from unimem.training.signature import data_digest
 from unimem.studies.trial_runner import TrialRunner
 from unimem.studies.trials import Trials
+from unimem.training.signature import data_digest
 
 SIZE = "memory.size=interval(12,64)"
 LAYER = "injection_layer=0,1"

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimem.results.study import StudyRecord, read_study
-from unimem.results.study_report import copy_report, write_study_report
+from unimem.results.study_report import Report, copy_report, write_study_report
 from unimem.settings import LoggerSettings
 
 MODES = ("auto", "online", "offline", "disabled")
+SHOWN = ("setting", "nats per token", "perplexity", "share of the gap closed")
+"""Columns of a report's losses that fit a terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,6 +27,7 @@ def run(given: argparse.Namespace) -> None:
     output = Path(given.output)
     study = read_study(output, given.study)
     report = write_study_report(study, output / given.study)
+    print("\n".join(summary(report)))
     print(report.page)
     if given.copy_to is not None:
         print(copy_report(report, Path(given.copy_to)))
@@ -33,6 +36,25 @@ def run(given: argparse.Namespace) -> None:
         from unimem.results.publish import publish
 
         publish(report, settings)
+
+
+def summary(report: Report) -> list[str]:
+    """Put the losses of every corpus and the verdicts into lines of text."""
+    lines: list[str] = []
+    for panel, table in zip(report.panels, report.losses, strict=True):
+        shown = [i for i, name in enumerate(table.head) if name in SHOWN]
+        rows = [[str(row[i]) for i in shown] for row in (table.head, *table.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += [f"{report.study.name} on {panel.name}, 95 % intervals"]
+        for i, row in enumerate(rows):
+            best = "  lowest" if i - 1 in table.marked else ""
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append(("  ".join(cells) + best).rstrip())
+        lines.append("")
+    for decision in report.decisions:
+        where = f" ({decision.corpus})" if decision.corpus else ""
+        lines.append(f"{decision.judgement.verdict:<12} {decision.check.sentence}{where}")
+    return lines
 
 
 def logger_settings(study: StudyRecord, mode: str | None) -> LoggerSettings:

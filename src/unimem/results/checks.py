@@ -62,6 +62,20 @@ class Check:
             return Judgement(verdict="not decided", reason=f"{reason}.", numbers={})
 
 
+def read_report(given: Any) -> tuple[Select | None, tuple[Check, ...]]:
+    """Read `report` of a study file: the reference of its differences, and its statements.
+
+    Raises ValueError for anything else in it.
+    """
+    asked = given or {}
+    known = ("reference", "checks")
+    unknown = [key for key in asked if key not in known] if isinstance(asked, Mapping) else [given]
+    if unknown:
+        raise ValueError(f"report: {unknown[0]!r} is not known; it takes {', '.join(known)}")
+    reference, checks = asked.get("reference"), read_checks(asked.get("checks", []))
+    return None if reference is None else Select.read(reference), checks
+
+
 def read_checks(given: Any) -> tuple[Check, ...]:
     """Read `report.checks`. Raises ValueError for what is no statement."""
     if not isinstance(given, Sequence) or isinstance(given, str):

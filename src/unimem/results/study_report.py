@@ -2,21 +2,20 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unimem.results.blocks import Block, Code, Contents, Heading, Paragraph, Picture, Table
-from unimem.results.checks import read_checks
+from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
 from unimem.results.comparison import SEEDS, Panel, panels
 from unimem.results.page import as_html, as_markdown
 from unimem.results.records import write_bytes_atomic, write_json_atomic
-from unimem.results.select import Select
 from unimem.results.study import StudyRecord
 from unimem.results.study_figures import draw_readings, draw_settings
-from unimem.results.study_tables import panel_tables, study_tables
+from unimem.results.study_tables import LOSSES, panel_tables, study_tables
 
 PAGE, TEXT, VERDICTS = "report.html", "report.md", "verdicts.json"
 
@@ -48,6 +47,11 @@ class Report:
     def tables(self) -> list[Table]:
         """Its tables."""
         return [block for block in self.blocks if isinstance(block, Table)]
+
+    @property
+    def losses(self) -> list[Table]:
+        """The table of losses of each panel."""
+        return [table for table in self.tables if table.name.endswith(LOSSES)]
 
     @property
     def pictures(self) -> list[Picture]:
@@ -83,10 +87,8 @@ def write_study_report(study: StudyRecord, folder: Path) -> Report:
     groups = study.groups()
     if not any(group.finished for group in groups):
         raise ValueError(f"no cell of {study.name} is finished; run it: {study.command}")
-    asked = _asked(study.fields.get("report"))
-    reference = asked.get("reference")
-    checks = read_checks(asked.get("checks", []))
-    found = panels(groups, None if reference is None else Select.read(reference))
+    reference, checks = read_report(study.fields.get("report"))
+    found = panels(groups, reference)
     decisions = decide(checks, found)
     blocks = _blocks(study, found, decisions, folder)
     report = Report(
@@ -112,15 +114,6 @@ def copy_report(report: Report, folder: Path) -> Path:
 def without_paths(text: str) -> str:
     """Leave of every absolute path its last part alone."""
     return re.sub(r"(?<![^\s\"'`=(\[;,])/(?:[^\s/\"'`<>&;,()\[\]]+/)+", "", text)
-
-
-def _asked(given: Any) -> Mapping[str, Any]:
-    asked = given or {}
-    known = ("reference", "checks")
-    unknown = [key for key in asked if key not in known] if isinstance(asked, Mapping) else [given]
-    if unknown:
-        raise ValueError(f"report: {unknown[0]!r} is not known; it takes {', '.join(known)}")
-    return asked
 
 
 def _write(report: Report, folder: Path, cleaned: Callable[[str], str]) -> None:

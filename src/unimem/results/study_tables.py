@@ -11,10 +11,13 @@ from unimem.results.study import StudyRecord, differing
 from unimem.results.study_figures import evaluation_cost, training_cost
 from unimem.results.tables import short
 
+LOSSES = "losses"
+"""What the name of a table of losses ends with."""
+
 
 def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
     """Show losses, differences and costs on one corpus; the tables' names begin with `prefix`."""
-    yield from _levels(panel, f"{prefix}losses")
+    yield from _levels(panel, f"{prefix}{LOSSES}")
     if len(panel.readings) > 1:
         yield from _differences(panel, f"{prefix}differences")
     yield from _costs(panel, f"{prefix}cost")

@@ -71,7 +71,7 @@ def schedule(found: Sequence[RunEstimate], slots: int) -> float:
 
 def report(found: Sequence[RunEstimate], total: int, slots: int) -> list[str]:
     """Say in some lines what is left of `total` runs, `slots` at a time."""
-    lines = [f"{total} runs, {total - len(found)} finished already"]
+    lines = [f"runs: {total}, finished already: {total - len(found)}"]
     known = [(run, run.work) for run in found if run.work is not None]
     if known:
         works = [work for _, work in known]
@@ -131,12 +131,11 @@ def _estimate(cell: Cell, work: Work | None, before: Sequence[Measured], gpus: i
 def _rates(found: Sequence[RunEstimate]) -> str:
     """Say where the rates come from."""
     assumed = [run.assumed for run in found if run.work is not None]
-    said: list[str] = []
-    if measured := assumed.count(None):
-        said.append(f"{measured} runs as runs alike were measured here")
-    for words in dict.fromkeys(words for words in assumed if words is not None):
-        said.append(f"{assumed.count(words)} runs assumed to reach {words}")
-    return "; ".join(said)
+    said = {
+        words: "as measured here on runs alike" if words is None else f"assumed {words}"
+        for words in assumed
+    }
+    return "; ".join(f"{text} (runs: {assumed.count(words)})" for words, text in said.items())
 
 
 def _unknown(found: Sequence[RunEstimate]) -> list[str]:
@@ -145,7 +144,7 @@ def _unknown(found: Sequence[RunEstimate]) -> list[str]:
     models = [run.cell.first().config.model for run in found if run.work is None]
     for name, runs in Counter(m.name for m in models if isinstance(m, PretrainedModel)).items():
         lines.append(
-            f"  left out {runs} runs of {name}, whose size is not known here: set "
+            f"  left out {name}, whose size is not known here (runs: {runs}): set "
             "model.parameters and model.num_layers"
         )
     kinds = sorted({run.cell.config.data.kind for run in found if run.cell.problem})

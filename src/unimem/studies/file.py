@@ -16,7 +16,8 @@ each of these and each combination.
 `profiles` has a section for each scale; that of `profile=NAME`, or the first one, is merged over
 the file: mappings key by key, but for `vary` and `base`, which are replaced, as lists are. Cells
 and bases then take `conf/profile/NAME.yaml` too, before all else.
-`claim`, `published` and `report` are for reports. Everything else is fixed, and written as in
+`claim`, `published` and `report` (`reference`, and `checks` as in `results/checks.py`) are for
+reports. Everything else is fixed, and written as in
 `conf/experiment`.
 """
 
@@ -33,6 +34,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
 from unimem.paths import config_root
+from unimem.results.checks import read_report
 from unimem.settings import Settings, describe
 
 Value = str | int | float | bool | None
@@ -111,6 +113,10 @@ def read_study_file(name: str, profile: str | None = None) -> StudyFile:
     except ValidationError as error:
         problems = [describe(_untagged(item)) for item in error.errors()]
         raise ConfigError("\n".join(f"sweeps={name}: {line}" for line in problems)) from None
+    try:
+        read_report(checked.report)
+    except ValueError as error:
+        raise ConfigError(f"sweeps={name}: {error}") from None
     if isinstance(checked.base, BaseStudy) and checked.base.sweeps == name:
         raise ConfigError(f"sweeps={name}: base: a study cannot start from its own cells")
     grids = checked.vary if isinstance(checked.vary, list) else [checked.vary]

@@ -52,8 +52,16 @@ class LocalLauncher:
 
     @property
     def slots(self) -> int:
-        """How many cells run at a time: `jobs`, or as many as the GPUs suffice for, or one."""
-        return self._jobs or max(1, len(self.gpus) // self._width)
+        """How many cells run at a time: `jobs`, or as many as the machine suffices for.
+
+        That is by GPUs, or by cores if every cell says how many threads it takes; else one.
+        """
+        if self._jobs or self.gpus:
+            return self._jobs or max(1, len(self.gpus) // self._width)
+        threads = [settings.threads for settings in self._settings]
+        if None in threads:
+            return 1
+        return max(1, num_cores() // (self._width * max(t for t in threads if t is not None)))
 
     @cached_property
     def gpus(self) -> list[str]:

@@ -27,6 +27,8 @@ def recorded_run(folder: Path) -> Cell:
         result = read_result(folder)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    if "signature" not in result:
+        raise ConfigError(f"{where}: recorded by an earlier version; run it again")
     if not (folder / MODEL).is_dir():
         raise ConfigError(f"{where}: it holds no {MODEL}/; name a run that has its weights")
     try:
@@ -63,13 +65,13 @@ def overrides_of(recorded: dict[str, Any]) -> list[str]:
     if recorded["injection_layer"] is not None:
         lines.append(f"injection_layer={recorded['injection_layer']}")
     composed = _composed(lines)
-    for dimension in DIMENSIONS:
-        choice = recorded["memory"][dimension]
-        if set(composed["memory"][dimension]) != set(choice):
-            lines.append(f"memory.{dimension}={literal(list(choice))}")
+    choices = {dimension: recorded["memory"][dimension] for dimension in DIMENSIONS}
+    others = {d: x for d, x in choices.items() if set(x) != set(composed["memory"][d])}
+    if others:
+        lines += [f"memory.{d}={literal(list(choice))}" for d, choice in others.items()]
+        composed = _composed(lines)
     # Options read their budgets from the flat knobs.
     options = tuple(f"memory.{dimension}." for dimension in DIMENSIONS)
-    composed = _composed(lines)
     names = {line.partition("=")[0] for line in setting_lines(composed)}
     for line in _differing(recorded, composed):
         if line.partition("=")[0] not in names:

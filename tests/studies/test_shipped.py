@@ -1,0 +1,39 @@
+"""The studies of `sweeps/`: each composes at every scale, and says what it claims."""
+
+import pytest
+
+from unimem.config import compose
+from unimem.paths import config_root
+from unimem.results.checks import read_checks
+from unimem.studies.cells import SweepOptions, is_option, parse
+from unimem.studies.file import BaseStudy, read_study_file
+from unimem.studies.grid import values
+from unimem.studies.study import MODE
+
+NAMES = sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml"))
+PROFILES = ("cpu", "tinyllama", "llama2_7b")
+PUBLISHED = [name for name in NAMES if name != "tiny"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_study_says_what_it_claims_at_three_scales(name):
+    for profile in PROFILES:
+        file = read_study_file(name, profile)
+        assert file.profiles == PROFILES
+        assert len(file.fields["claim"]) > 40
+        assert read_checks(file.fields["report"]["checks"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_grid_composes(name, profile):
+    file = read_study_file(name, profile)
+    fixed = {k: o for k, o in parse(file.fixed).items() if not is_option(SweepOptions, k)}
+    fixed.pop(MODE, None)
+    if isinstance(file.base, BaseStudy):
+        return  # its cells are those of a study that is read here too
+    for grid in file.grids:
+        lines = [values(override)[0] for override in (fixed | parse(grid)).values()]
+        config = compose(f"profile={profile}", *lines)
+        config.memory.plan(config.num_layers())
