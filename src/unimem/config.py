@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from unimem.data.settings import DataSettings
 from unimem.memory.plan import PlanError
 from unimem.memory.settings import MemorySettings
-from unimem.paths import config_root
+from unimem.paths import config_root, own_config
 from unimem.settings import (
     EvaluationSettings,
     LoggerSettings,
@@ -81,9 +81,15 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return hydra_compose(config_name, list(overrides))
+            return hydra_compose(config_name, [*overrides, *search_path()])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
+
+
+def search_path() -> list[str]:
+    """Give the override that makes Hydra look into the user's own folder too."""
+    own = own_config()
+    return [] if own is None else [f"hydra.searchpath=[file://{own}]"]
 
 
 def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
@@ -106,7 +112,7 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
 
 def _known_keys(config_name: str, overrides: list[str]) -> list[str]:
     try:
-        return list(_leaves(_plain(hydra_compose(config_name, overrides), resolve=False)))
+        return list(_leaves(_plain(hydra_compose(config_name, [*overrides, *search_path()]), resolve=False)))
     except (HydraException, OmegaConfBaseException):
         return []
 

@@ -1,6 +1,10 @@
 """Where the configuration lies: beside the package in a checkout, inside it in a wheel."""
 
+import os
 from pathlib import Path
+
+CONFIG_DIR = "UNIMEM_CONFIG_DIR"
+"""The variable that names a folder of one's own; `--config-dir` sets it, child processes have it."""
 
 
 def config_root() -> Path:
@@ -10,3 +14,9 @@ def config_root() -> Path:
         if (root / "conf" / "train.yaml").is_file() and (root / "sweeps").is_dir():
             return root
     raise FileNotFoundError("conf/ and sweeps/ are missing from this installation of unimem")
+
+
+def own_config() -> Path | None:
+    """Give the user's own folder of options, laid out as `conf/`, with a .py beside each .yaml."""
+    given = os.environ.get(CONFIG_DIR)
+    return Path(given).resolve() if given else None

@@ -1,7 +1,9 @@
 """What the commands share: overrides are checked before Hydra runs anything."""
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -9,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from unimem.config import ConfigError, compose_node
-from unimem.paths import config_root
+from unimem.config import ConfigError, compose_node, search_path
+from unimem.paths import CONFIG_DIR, config_root
 
 
 def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -19,6 +21,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     A mistyped override is answered in a line, with exit code 1, before anything else happens.
     Hydra's own flags (`--help`, `--cfg job`, `-m`, `--config-dir`) work as ever.
     """
+    take_config_dir()
     arguments = sys.argv[1:]
     flags = {argument for argument in arguments if argument.startswith("-")}
     multirun = bool(flags & {"-m", "--multirun"})
@@ -36,7 +39,26 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
                 raise
             sys.exit(str(error))
 
+    # A process that Lightning starts has this one's arguments already.
+    sys.argv += [line for line in search_path() if line not in sys.argv]
     hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
+
+
+def take_config_dir() -> None:
+    """Take `--config-dir FOLDER` out of the command line, for this process and those it starts.
+
+    Exits with a line if there is no such folder.
+    """
+    for i, argument in enumerate(sys.argv):
+        flag, _, folder = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            end = i + 1 if folder else i + 2
+            folder = folder or "".join(sys.argv[i + 1 : end])
+            if not Path(folder).is_dir() or not folder:
+                sys.exit(f"--config-dir {folder}: there is no such folder")
+            os.environ[CONFIG_DIR] = str(Path(folder).resolve())
+            del sys.argv[i:end]
+            return
 
 
 def _check(config_name: str, arguments: list[str], multirun: bool) -> None:

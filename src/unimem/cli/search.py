@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from unimem.cli.command import launch
+from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
 from unimem.studies.display import Lines, LiveTable, tell
 from unimem.studies.launch import make_launcher
@@ -41,6 +41,7 @@ class _Told(logging.Handler):
 
 def main() -> None:
     """Run `unimem-search` with the arguments of the command line."""
+    take_config_dir()
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
     if {"-m", "--multirun"} & set(arguments):
         sys.exit(TAKES)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from unimem.cli.command import launch
+from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
 from unimem.studies.disk import begun, finished, write_study
 from unimem.studies.display import Lines, LiveTable, summary, tell
@@ -23,6 +23,7 @@ TAKES = "unimem-sweep takes name=value arguments; --help shows them"
 
 def main() -> None:
     """Run `unimem-sweep` with the arguments of the command line."""
+    take_config_dir()
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
     if {"-m", "--multirun"} & set(arguments):
         sys.exit(TAKES)

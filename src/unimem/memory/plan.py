@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
@@ -17,6 +20,7 @@ from unimem.memory.injection.base import Injection
 from unimem.memory.management.base import Management
 from unimem.memory.reading.base import Reading
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
+from unimem.paths import own_config
 
 DIMENSIONS = ("management", "writing", "reading", "injection")
 
@@ -57,20 +61,42 @@ class MemoryPlan:
 
 
 def option_names(dimension: str) -> list[str]:
-    """List the options of a dimension."""
-    folder = Path(__file__).parent / dimension
-    return sorted(f.stem for f in folder.glob("*.py") if f.stem not in ("__init__", "base"))
+    """List the options of a dimension, those of the user's own folder too."""
+    files = [*(Path(__file__).parent / dimension).glob("*.py")]
+    if own := own_config():
+        files += (own / f"memory.{dimension}").glob("*.py")
+    return sorted(file.stem for file in files if file.stem not in ("__init__", "base"))
 
 
 def option_class(dimension: str, name: str) -> type[Any]:
     """Give the class of an option; it is the only one that its file defines."""
-    module = import_module(f"unimem.memory.{dimension}.{name}")
+    module = _own_module(dimension, name) or import_module(f"unimem.memory.{dimension}.{name}")
     (found,) = (
         member
         for member in vars(module).values()
         if isinstance(member, type) and member.__module__ == module.__name__
     )
     return found
+
+
+def _own_module(dimension: str, name: str) -> ModuleType | None:
+    """Load an option's file from the user's own folder, once; None if it is not there."""
+    own = own_config()
+    file = None if own is None else own / f"memory.{dimension}" / f"{name}.py"
+    if file is None or not file.is_file():
+        return None
+    loaded = f"{own}:{dimension}.{name}"
+    if loaded not in sys.modules:
+        spec = spec_from_file_location(loaded, file)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[loaded] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[loaded]
+            raise
+    return sys.modules[loaded]
 
 
 def option_fields(dimension: str, name: str, given: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
+from unimem.paths import own_config
 from unimem.training.folder import MODEL
 
 CELLS = "cells"
@@ -63,7 +64,10 @@ def code_changed() -> bool:
 
 def _code_digest() -> str:
     root = Path(__file__).parents[1]
-    return _files_digest(root, [path for name in _CODE for path in (root / name).rglob("*.py")])
+    files = [path for name in _CODE for path in (root / name).rglob("*.py")]
+    if own := own_config():
+        return _files_digest(root, files) + _files_digest(own, [*own.rglob("*.py")])
+    return _files_digest(root, files)
 
 
 def data_digest(settings: DataSettings) -> str:
