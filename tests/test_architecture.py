@@ -25,7 +25,7 @@ ALLOWED = {
         "paths",
     },
     "training": {
-        "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
+        "training", "evaluation", "results", "model", "memory", "data", "settings", "config", "paths",
     },
 }  # fmt: skip
 

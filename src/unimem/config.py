@@ -112,7 +112,9 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
 
 def _known_keys(config_name: str, overrides: list[str]) -> list[str]:
     try:
-        return list(_leaves(_plain(hydra_compose(config_name, [*overrides, *search_path()]), resolve=False)))
+        return list(
+            _leaves(_plain(hydra_compose(config_name, [*overrides, *search_path()]), resolve=False))
+        )
     except (HydraException, OmegaConfBaseException):
         return []
 

@@ -9,7 +9,7 @@ import torch
 from training.conftest import metrics, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from unimem.config import compose
+from unimem.config import compose, compose_node, resolve, validate
 from unimem.data.build import build_corpus
 from unimem.evaluation.run import evaluate_all
 from unimem.memory.settings import MemorySettings
@@ -17,8 +17,9 @@ from unimem.model.attach import attach, load_memory
 from unimem.model.load import load_model
 from unimem.results.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO
-from unimem.training.folder import recorded_config
+from unimem.training.folder import recorded_config, weights_folder
 from unimem.training.module import NonFiniteLossError
+from unimem.training.run import train
 
 RMT = ("method=rmt", "memory.num_soft_tokens=3")
 
@@ -80,6 +81,19 @@ def test_without_steps_the_model_is_only_read(runs):
     assert result["tokens_seen"] == 0 and result["tokens_per_second"] == 0
     # Random weights are close to guessing among 8 tokens.
     assert result["evaluation"]["scores"]["own"]["nll"] == pytest.approx(math.log(8), abs=0.2)
+
+
+def test_a_run_that_trains_nothing_keeps_no_copy_of_a_runs_weights(runs):
+    trained = runs.start("name=a", method=RMT)
+    lines = runs.overrides("name=b", "trainer.max_steps=0", method=RMT)
+    start = ["model=hf", f"model.name={trained / 'model'}", "model.tokenizer=bpe"]
+    node = compose_node("train", [x for x in lines if not x.startswith("model")] + start)
+    read = train(validate(node), resolve(node))
+    assert not (read / "model").exists()
+    assert weights_folder(read, read_result(read)["config"]) == trained / "model"
+    assert weights_folder(trained, read_result(trained)["config"]) == trained / "model"
+    losses = [read_result(run)["evaluation"]["scores"]["own"]["nll"] for run in (trained, read)]
+    assert losses[0] == losses[1]
 
 
 def test_an_epoch_reads_every_segment_once(runs):

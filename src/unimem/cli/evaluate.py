@@ -126,7 +126,7 @@ def evaluate(
     from unimem.evaluation.run import evaluate_all
     from unimem.model.attach import attach, load_memory
     from unimem.training.devices import device_type
-    from unimem.training.folder import MODEL
+    from unimem.training.folder import weights_folder
 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
@@ -137,11 +137,12 @@ def evaluate(
             f"data={config.data.kind} is not what the run was trained on: digest "
             f"{corpus.digest[:12]}, but {digest[:12]} then; bring those documents back"
         )
+    weights = weights_folder(run_folder, recorded["config"])
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        run_folder / MODEL, local_files_only=True, use_safetensors=True, dtype="auto"
+        weights, local_files_only=True, use_safetensors=True, dtype="auto"
     )
     attach(model, config.memory)
-    load_memory(model, run_folder / MODEL)
+    load_memory(model, weights)
     device = torch.device(device_type(config.trainer))
     folder = make_folder(run_folder, output)
     return folder, evaluate_all(

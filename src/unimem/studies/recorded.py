@@ -30,7 +30,7 @@ def recorded_run(folder: Path) -> Cell:
     if "signature" not in result:
         raise ConfigError(f"{where}: recorded by an earlier version; run it again")
     if not (folder / MODEL).is_dir():
-        raise ConfigError(f"{where}: it holds no {MODEL}/; name a run that has its weights")
+        raise ConfigError(f"{where}: it holds no {MODEL}/; name the run that trained its weights")
     try:
         draft = make_draft("base", overrides_of(result["config"]))
         found = data_digest(draft.config.data)

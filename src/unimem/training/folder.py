@@ -103,6 +103,19 @@ def recorded_config(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
 
 
+def weights_folder(folder: Path, config: dict[str, Any]) -> Path:
+    """Say where the weights lie that a finished run read held-out documents with.
+
+    They are its own, or, if it trained nothing, those of the run that it started from: a sweep over
+    budgets does not copy the model for every cell.
+    """
+    model, trained = config["model"], config["trainer"]["max_steps"] != 0
+    if trained or model["kind"] != "pretrained":
+        return folder / MODEL
+    start = Path(model["name"])
+    return start if start.name == MODEL and (start.parent / RESULT).is_file() else folder / MODEL
+
+
 def readable_name(config: Config, started_from: ModelSettings | None = None) -> str:
     """Make a name of the settings: method, layer if there is one, model, data, seed.
 

@@ -39,7 +39,14 @@ from unimem.training.devices import (
     num_devices,
 )
 from unimem.training.environment import git_commit, machine, peak_memory_bytes, versions
-from unimem.training.folder import CHECKPOINTS, METRICS, MODEL, RunFolder, open_run
+from unimem.training.folder import (
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    RunFolder,
+    open_run,
+    weights_folder,
+)
 from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
 from unimem.training.module import LitUniMem
 from unimem.training.resume import ProcessState
@@ -215,9 +222,10 @@ class _Run:
 
     def result(self, metrics: Metrics) -> dict[str, Any]:
         """Save the model, read held-out documents, and put everything together."""
-        model = self.path / MODEL
-        self.model.save_pretrained(model)
-        save_memory(self.model, model)
+        model = weights_folder(self.path, self.resolved)
+        if model == self.path / MODEL:
+            self.model.save_pretrained(model)
+            save_memory(self.model, model)
         cast(torch.nn.Module, self.model).to(self.device)
         evaluation = evaluate_all(
             self.model,
