@@ -25,7 +25,8 @@ ALLOWED = {
         "paths",
     },
     "training": {
-        "training", "evaluation", "results", "model", "memory", "data", "settings", "config", "paths",
+        "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
+        "paths",
     },
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 CONFIG_DIR = "UNIMEM_CONFIG_DIR"
-"""The variable that names a folder of one's own; `--config-dir` sets it, child processes have it."""
+"""The variable that names a folder of one's own: `--config-dir`, for child processes too."""
 
 
 def config_root() -> Path:
