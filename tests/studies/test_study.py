@@ -6,11 +6,7 @@ import pytest
 from studies.conftest import TINY, study_file
 
 from unimem.config import ConfigError, compose
-from unimem.paths import config_root
-from unimem.studies.file import read_study_file
 from unimem.studies.study import expand
-
-STUDIES = sorted(f.stem for f in (config_root() / "sweeps").glob("*.yaml"))
 
 
 def labels(*arguments: str) -> list[str]:
@@ -81,21 +77,18 @@ def test_data_that_is_missing_is_told_before_anything_starts(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
-def test_studies_that_are_shipped_expand(name, tmp_path):
+@pytest.mark.parametrize("name", ["topk_window", "context_length"])
+def test_a_study_that_is_shipped_reads_with_the_cells_of_another(name, tmp_path):
     study = expand([f"sweeps={name}", "data=markov", "seed=0", f"output={tmp_path}"])
     assert len(study.cells) > 1 and study.options.study == name
+    assert all(cell.base is not None and cell.base.base is not None for cell in study.cells)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_largest_profile_of_a_study_that_is_shipped_expands(name, tmp_path):
-    """Without the hub a study can still be listed."""
-    _, *others = read_study_file(name).profiles or [None]
-    for profile in others[-1:]:  # the largest scale, which builds on those before
-        study = expand([f"sweeps={name}", f"profile={profile}", "dry_run=true", "seed=0"])
-        assert len(study.cells) > 1 and study.options.study == f"{name}-{profile}"
-        assert all(cell.config.model.kind == "pretrained" for cell in study.cells)
+def test_without_the_hub_a_study_can_still_be_listed():
+    study = expand(["sweeps=memory_size", "profile=llama2_7b", "dry_run=true", "seed=0"])
+    assert study.options.study == "memory_size-llama2_7b" and len(study.cells) > 1
+    assert all(cell.config.model.kind == "pretrained" for cell in study.cells)
 
 
 PROFILES = """
