@@ -84,6 +84,7 @@ def test_cells_start_from_the_weights_of_the_base_run(sweeps, tmp_path):
         next(c for c in sweeps.cells() if c.name.startswith(start) and steps(c) == count)
         for start, count in (("vanilla", 8), ("transformer_xl", 0))
     )
+    assert not (untouched / "model").exists()  # it trained nothing, and copies nothing
     assert records(trained)["weights"] == records(untouched)["weights"]
 
 
@@ -203,7 +204,7 @@ def records(cell: Path) -> dict:
     scores = {use: score["nll"] for use, score in result["evaluation"]["scores"].items()}
     weights = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in (cell / "model").glob("*.safetensors")
+        for file in weights_folder(cell, result["config"]).glob("*.safetensors")
     }
     assert weights and losses and scores
     return {
