@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from unimem.config import compose
+
 CONF = Path(__file__).parents[2] / "conf" / "data"
 KINDS = ["github", "markov", "pg19", "stdlib", "text", "urn"]
 
 
 def test_every_kind_has_a_yaml_and_every_yaml_is_valid(settings):
     variants = {path.stem for path in CONF.glob("*.yaml")} - set(KINDS)
-    assert variants == {"stdlib_small"} and settings("stdlib_small").kind == "stdlib"
+    assert variants == {"stdlib_small"}
+    assert compose("data=stdlib_small").data.kind == "stdlib"
     for kind in KINDS:
         values = {"path": "a"} if kind == "text" else {}
         assert settings(kind, **values).kind == kind
