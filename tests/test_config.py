@@ -63,16 +63,27 @@ def test_budget_by_layer():
     assert [plan.layers[i].management.size for i in (3, 5)] == [10, 20]
 
 
-@pytest.mark.parametrize("word", ["zero", "true", "capped"])
+@pytest.mark.parametrize("word", option_names("positions"))
 def test_position_schemes_are_words(word):
-    assert compose(f"memory.positions={word}").memory.plan(22).layers[11].positions == word
+    reading = "block_similarity" if word == "stingy" else "all"
+    memory = compose(f"memory.reading={reading}", f"memory.positions={word}").memory
+    assert memory.plan(22).layers[11].positions.label == f"memory.positions={word}"
+    assert memory.flat()["memory.positions"] == word
+
+
+def test_a_position_scheme_takes_its_knobs():
+    memory = compose("memory.positions=capped", "memory.limit=7").memory
+    assert memory.plan(22).layers[11].positions.limit == 7
+    assert memory.flat()["memory.limit"] == 7
+    with pytest.raises(ConfigError, match=r"memory\.limit is not used.*positions=zero"):
+        compose("memory.limit=7")
 
 
 @pytest.mark.parametrize(
     ("overrides", "messages"),
     [
         (["memory.tpok=32"], ["memory.tpok"]),
-        (["memory.reading=nope"], ["memory.reading=nope", "all", "none", "position", "similarity"]),
+        (["memory.reading=nope"], ["memory.reading=nope", *option_names("reading")]),
         (["injection_layer=99"], ["injection_layer=99", "22 layers (0..21)"]),
         (["memory.injection.layers=[3,22]"], ["memory.injection.layers=[3, 22]", "(0..21)"]),
         (["memory.reading=position", "memory.topk=3"], ["memory.topk"]),
@@ -92,7 +103,10 @@ def test_position_schemes_are_words(word):
         (["memory.management=[fifo,unbounded]"], ["one management"]),
         (["memory.reading=[none,all]"], ["mixes none"]),
         (["+memory.foo=3"], ["memory.foo is not used"]),
-        (["memory.positions=far"], ["memory.positions", "'zero', 'true' or 'capped'"]),
+        (
+            ["memory.positions=far"],
+            ["memory.positions=far", "cache_index, capped, none, stingy, true, zero"],
+        ),
         (["model=hf"], ["model.name"]),
         (["model.num_heads=7"], ["num_heads=7"]),
         (["name=../escape"], ["name"]),

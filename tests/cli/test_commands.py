@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from unimem.cli import methods, sweep, train
+from unimem.memory.plan import option_names
 from unimem.paths import config_root
 
 SMALL = [
@@ -101,7 +102,7 @@ def test_sweep_over_every_layer(tmp_path):
     ("arguments", "message"),
     [
         (["memory.tpok=32"], "memory.tpok is not a setting of the options chosen; did you mean"),
-        (["memory.reading=nope"], "choose from all, none, position, similarity"),
+        (["memory.reading=nope"], f"choose from {', '.join(option_names('reading'))}"),
         (["injection_layer=99"], "injection_layer=99 but the model has 22 layers (0..21)"),
         (["injection_layer=range(1,22)"], "use unimem-sweep"),
         (["memory.topk==3"], "write name=value"),

@@ -130,13 +130,15 @@ def test_an_epoch_is_every_token_once():
 
 def test_flops_by_hand():
     config = cell("memory.size=8", "memory.window=8").config
-    shape = Shape(parameters=1000, layers=2, heads=4, width=16, query_width=16, key_width=8)
-    # positions 0..31 see 0, 1, .., 7, 8, 8, .. slots: half of 8 over the first 8, then 8
-    slots = (8 * 4 + 24 * 8) / 32
+    shape = Shape(
+        parameters=1000, layers=2, heads=4, kv_heads=2, width=16, query_width=16, key_width=8
+    )
+    # the first of four segments of 8 tokens sees no slot, the others 8
+    slots = (0 + 8 + 8 + 8) / 4
     assert flops_per_token(config, shape, 32) == 2 * 1000 + 2 * 4 * 16 * slots
     soft = cell(*KINDS["soft"], "memory.size=1", "memory.window=1").config
     tokens = 1 + (1 + 1) * 3 / 8
-    slots = (1 * 0.5 + 31) / 32
+    slots = (0 + 1 + 1 + 1) / 4
     expected = 2 * (1000 + 3 * 16) * tokens + 4 * 16 * slots
     assert flops_per_token(soft, shape, 32) == pytest.approx(expected)
 

@@ -27,13 +27,14 @@ class Ages:
 
     def __call__(self, layer: int, shares: Tensor, queries: Tensor, memory: Memory) -> None:
         """Add what a segment's queries read; those whose memory is empty do not count."""
-        valid = memory.valid
-        counted = (queries != FREE) & valid.any(1, keepdim=True)
-        distance = queries[:, :, None] - memory.positions[:, None, :]
-        pairs = counted[:, :, None] & valid[:, None, :]
+        used = memory.used  # [B, 1 or G, M]
+        sets = used.shape[1]
+        counted = (queries != FREE) & used.any(1).any(1, keepdim=True)
+        distance = queries[:, None, :, None] - memory.places[:, :, None, :]
+        pairs = (counted[:, None, :, None] & used[:, :, None, :]).expand_as(distance)
         bucket = self._bucket(distance)[pairs]
-        mean = shares.mean(1).double()[pairs]
-        for sums, values in ((self._shares, mean), (self._slots, torch.ones_like(mean))):
+        mean = shares.unflatten(1, (sets, -1)).mean(2).double()[pairs] / sets
+        for sums, values in ((self._shares, mean), (self._slots, torch.full_like(mean, 1 / sets))):
             new = torch.bincount(bucket.cpu(), values.cpu())
             old = sums[layer]
             size = max(len(old), len(new))

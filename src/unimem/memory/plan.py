@@ -12,12 +12,14 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from unimem.memory.injection.base import Injection
 from unimem.memory.management.base import Management
+from unimem.memory.option import Chosen, Fusion, Local, Option
+from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Reading
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
 from unimem.paths import own_config
@@ -26,9 +28,6 @@ DIMENSIONS = ("management", "writing", "reading", "injection")
 
 Choice = Mapping[str, Any]
 """The chosen options of one dimension: option name -> its fields, or its only field's value."""
-
-PositionScheme = Literal["zero", "true", "capped"]
-Fusion = Literal["joint", "gated"]
 
 
 class PlanError(ValueError):
@@ -43,11 +42,42 @@ class PlanError(ValueError):
 class LayerPlan:
     """What one injected layer does: read, attend, write, evict."""
 
+    layer: int
     reading: Reading
     writings: tuple[LayerWriting, ...]
     management: Management
-    positions: PositionScheme
+    positions: Positions
     fusion: Fusion
+    local: Local
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The options that work in this layer."""
+        return (*self.reading.parts, *self.writings, self.management, self.positions)
+
+    def most_slots(self, length: int, segment_length: int) -> int:
+        """Say how many slots are held at most once `length` tokens of a document are read."""
+        whole, rest = divmod(length, segment_length)
+        written = sum(
+            writing.count(segment_length) * whole + (writing.count(rest) if rest else 0)
+            for writing in self.writings
+        )
+        return self.management.most(written)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a segment that sees no memory is read as by the model itself."""
+        return self.local == "causal" and self.fusion != "grouped" and not self.observes
+
+    @property
+    def reads_matrix(self) -> bool:
+        """Whether an associative memory is read, behind a gate of its own."""
+        return any(reading.unit == "matrix" for reading in self.reading.parts)
+
+    @property
+    def observes(self) -> frozenset[str]:
+        """The notes that slots carry for them."""
+        return frozenset[str]().union(*(option.observes for option in self.options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +87,51 @@ class MemoryPlan:
     segment_length: int
     bptt_segments: int
     layers: Mapping[int, LayerPlan]
-    soft: InputWriting | None
+    writings: tuple[Writing, ...]
+    remarks: tuple[str, ...] = ()
+    """What a user should know about the numbers of what was chosen."""
+
+    @property
+    def soft(self) -> InputWriting | None:
+        """The writing of soft tokens at the input, if it is chosen."""
+        return next((w for w in self.writings if isinstance(w, InputWriting)), None)
+
+    @property
+    def inserting(self) -> LayerWriting | None:
+        """The writing that inserts learned tokens into each segment, if one is chosen."""
+        layered = (w for w in self.writings if isinstance(w, LayerWriting))
+        return next((writing for writing in layered if writing.num_learned), None)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a segment needs what the last layer made of the one before."""
+        return self.soft is not None or self.needs_surprise
+
+    @property
+    def needs_surprise(self) -> bool:
+        """Whether a writing wants to know the loss of each token."""
+        return any(isinstance(w, LayerWriting) and w.needs_surprise for w in self.writings)
+
+    def weight_shapes(
+        self, *, width: int, heads: int, kv_heads: int, head_size: int
+    ) -> dict[str, tuple[int, ...]]:
+        """Name all that memory adds to the weights of a model, and their shapes.
+
+        `soft_tokens` and `inserted_tokens` [n, E]; `gates.LAYER` [H], before their sigmoid;
+        `layers.LAYER.NAME` for what a layer's options declare.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.soft is not None:
+            shapes["soft_tokens"] = (self.soft.num_soft_tokens, width)
+        if self.inserting is not None:
+            shapes["inserted_tokens"] = (self.inserting.num_learned, width)
+        for layer, plan in self.layers.items():
+            if plan.fusion == "gated":
+                shapes[f"gates.{layer}"] = (heads,)
+            for option in plan.options:
+                own = option.weight_shapes(kv_heads, head_size)
+                shapes |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
+        return shapes
 
 
 def option_names(dimension: str) -> list[str]:
@@ -118,11 +192,14 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
     problems: list[str] = []
     for name, given in choice.items():
         values = option_fields(dimension, name, given)
+        listed = cast(type[Option], option_class(dimension, name)).list_fields
         if dimension != "injection":
             for key, value in values.items():
                 if not isinstance(value, list):
                     continue
                 entries = cast(list[Any], value)
+                if key in listed and not all(isinstance(entry, list) for entry in entries):
+                    continue
                 if count is not None and len(entries) != count:
                     problems.append(
                         f"memory.{key}={entries} has {len(entries)} entries for {count} layers "
@@ -173,41 +250,62 @@ def make_plan(
     *,
     segment_length: int,
     bptt_segments: int,
-    positions: PositionScheme,
+    positions: tuple[str, Mapping[str, Any]],
     fusion: Fusion,
+    local: Local,
     choices: Mapping[str, Choice],
     num_layers: int | None,
 ) -> MemoryPlan:
-    """Build every layer's options. Raises `PlanError`."""
+    """Build every layer's options; `positions` are the scheme's name and fields.
+
+    Raises `PlanError`.
+    """
     layers = injected_layers(choices["injection"], num_layers)
     count = None if num_layers is None else len(layers)
     problems: dict[str, None] = {}
+    remarks: dict[str, None] = {}
     plans: dict[int, LayerPlan] = {}
     writings: list[Writing] = build("writing", choices["writing"])
     for place, layer in enumerate(layers):
         parts: dict[str, list[Any]] = {}
-        for dimension in ("management", "reading"):
+        for dimension, choice in (
+            ("management", choices["management"]),
+            ("reading", choices["reading"]),
+            ("positions", dict([positions])),
+        ):
             try:
-                parts[dimension] = build(dimension, choices[dimension], place, count)
+                parts[dimension] = build(dimension, choice, place, count)
             except PlanError as error:
                 problems.update(dict.fromkeys(error.problems))
         if problems:
             continue
-        management: Management = parts["management"][0]
-        try:
-            management.check(segment_length)
-        except ValueError as error:
-            problems[str(error)] = None
+        chosen = Chosen(
+            segment_length=segment_length,
+            bptt_segments=bptt_segments,
+            management=parts["management"][0],
+            writings=tuple(writings),
+            readings=tuple(parts["reading"]),
+            positions=parts["positions"][0],
+            fusion=fusion,
+            local=local,
+        )
+        problems.update(dict.fromkeys(chosen.problems()))
+        remarks.update(dict.fromkeys(chosen.remarks()))
         plans[layer] = LayerPlan(
+            layer=layer,
             reading=_united(parts["reading"]),
             writings=tuple(w for w in writings if isinstance(w, LayerWriting)),
-            management=management,
-            positions=positions,
+            management=chosen.management,
+            positions=chosen.positions,
             fusion=fusion,
+            local=local,
         )
     if problems:
         raise PlanError(list(problems))
-    soft = next((w for w in writings if isinstance(w, InputWriting)), None)
     return MemoryPlan(
-        segment_length=segment_length, bptt_segments=bptt_segments, layers=plans, soft=soft
+        segment_length=segment_length,
+        bptt_segments=bptt_segments,
+        layers=plans,
+        writings=tuple(writings),
+        remarks=tuple(remarks),
     )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from unimem.memory.option import Fusion, Local
 from unimem.memory.plan import (
     DIMENSIONS,
     Choice,
-    Fusion,
     MemoryPlan,
     PlanError,
-    PositionScheme,
     make_plan,
     option_class,
     option_fields,
@@ -30,9 +29,10 @@ def _yaml_true(value: Any) -> Any:
 class MemorySettings(BaseModel):
     """The four dimensions of one model's memory.
 
-    Each dimension maps the names of its chosen options to their fields. `positions`, `fusion` and
-    `bptt_segments` are absent when no chosen option uses them. Flat knobs (`topk`, `window`, ...)
-    are the names under which a user sets the fields; they are kept for reading.
+    Each dimension maps the names of its chosen options to their fields. `positions`, `fusion`,
+    `local` and `bptt_segments` are absent when no chosen option uses them. Flat knobs (`topk`,
+    `window`, ...) are the names under which a user sets the fields; they are kept for reading. A
+    position scheme has no node of its own: its fields are the knobs of their names.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -42,11 +42,10 @@ class MemorySettings(BaseModel):
     writing: dict[str, Any]
     reading: dict[str, Any]
     injection: dict[str, Any]
-    positions: Annotated[PositionScheme, BeforeValidator(_yaml_true)] = "zero"
+    positions: Annotated[str, BeforeValidator(_yaml_true)] = "zero"
     fusion: Fusion = "joint"
+    local: Local = "causal"
     bptt_segments: Annotated[int, Field(ge=0)] = 0
-
-    _knobs: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _options_fit(self) -> MemorySettings:
@@ -59,16 +58,19 @@ class MemorySettings(BaseModel):
                             f"choose from {', '.join(option_names(dimension))}"
                         ]
                     )
-        known = {
-            field.name
-            for dimension in DIMENSIONS
-            for name in self.choice(dimension)
-            for field in fields(option_class(dimension, name))
-        }
-        extra = self.model_extra or {}
+        if self.positions not in option_names("positions"):
+            names = ", ".join(option_names("positions"))
+            raise PlanError(
+                [f"memory.positions={self.positions} is not a scheme; choose from {names}"]
+            )
+        chosen = [(dimension, name) for dimension in DIMENSIONS for name in self.choice(dimension)]
+        chosen.append(("positions", self.positions))
+        known = {field.name for option in chosen for field in fields(option_class(*option))}
         problems = [
-            f"memory.{key} is not used by {self.label()}; leave it out"
-            for key in extra.keys() - known
+            f"memory.{key} is not used by {self.label()}, memory.positions={self.positions}; "
+            "leave it out"
+            for key, value in (self.model_extra or {}).items()
+            if key not in known and value is not None
         ]
         problems += self._combination_problems()
         if problems:
@@ -97,10 +99,10 @@ class MemorySettings(BaseModel):
                     }
         flat |= {
             f"memory.{key}": getattr(self, key)
-            for key in ("segment_length", "positions", "fusion", "bptt_segments")
+            for key in ("segment_length", "positions", "fusion", "local", "bptt_segments")
             if key in self.model_fields_set
         }
-        return flat
+        return flat | {f"memory.{key}": value for key, value in self._scheme_fields().items()}
 
     def plan(self, num_layers: int | None) -> MemoryPlan:
         """Build the options for a model of `num_layers` layers. Raises `PlanError`.
@@ -110,11 +112,18 @@ class MemorySettings(BaseModel):
         return make_plan(
             segment_length=self.segment_length,
             bptt_segments=self.bptt_segments,
-            positions=self.positions,
+            positions=(self.positions, self._scheme_fields()),
             fusion=self.fusion,
+            local=self.local,
             choices={dimension: self.choice(dimension) for dimension in DIMENSIONS},
             num_layers=num_layers,
         )
+
+    def _scheme_fields(self) -> dict[str, Any]:
+        """Give the fields of the position scheme, from the knobs of their names."""
+        extra = self.model_extra or {}
+        names = [field.name for field in fields(option_class("positions", self.positions))]
+        return {name: extra[name] for name in names if extra.get(name) is not None}
 
     def _combination_problems(self) -> list[str]:
         """Name every impossible combination."""
@@ -131,16 +140,15 @@ class MemorySettings(BaseModel):
             problems.append(
                 f"memory.management={self.label('management')}: a memory has one management"
             )
-        stores = "none" not in self.management
-        reads = "none" not in self.reading
+        managements = [option_class("management", name) for name in self.management]
+        stores = any(management.keeps for management in managements)
+        readings = [option_class("reading", name) for name in self.reading]
+        reads = any(reading.unit != "nothing" for reading in readings)
         writings = [option_class("writing", name) for name in self.writing]
         writes_layers = any(issubclass(writing, LayerWriting) for writing in writings)
         writes_input = any(issubclass(writing, InputWriting) for writing in writings)
         at_input = any(option_class("injection", name).at_input for name in self.injection)
-        at_layers = any(
-            name != "none" and not option_class("injection", name).at_input
-            for name in self.injection
-        )
+        at_layers = any(option_class("injection", name).at_layers for name in self.injection)
         if reads and not stores:
             problems.append(
                 "memory.management=none keeps nothing, "

@@ -1,10 +1,10 @@
-"""The values that travel: one layer's memory, the soft tokens at the input, and the bank.
+"""The values that travel: a layer's memory, a finished segment, soft tokens, and the bank.
 
 Shapes: B rows, G key-value heads, M slots, D head size, n soft tokens, K kept
 states, E hidden size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,17 +17,26 @@ FREE = -1
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one layer remembers, oldest slot first. A finished segment is a `Memory` too.
+    """What one layer remembers, oldest slot first.
 
     keys [B, G, M, D] are stored before rotary embedding and at the model's own number of key-value
     heads; values [B, G, M, D]; positions [B, M] are places in the document, negative for a free
-    slot. Free slots come first (a row that was reset has fewer used ones than its neighbours), but
-    for the padding of a document's last segment, behind which the row starts afresh.
+    slot, or [B, G, M] once heads keep different tokens. Free slots come first (a row that was reset
+    has fewer used ones than its neighbours), but for the padding of a document's last segment,
+    behind which the row starts afresh.
+
+    notes [B, 1 or G, M] say more of each slot, by name, and are constants to the gradient:
+    `received`, `home` and `last` are attention (see `Option.observes`), `block` is the place of the
+    first token of a slot's block, `mark` is 1 for a block's landmark, `tier` 1 for a slot that was
+    compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1], float32, is an associative
+    memory: its last column the normaliser.
     """
 
     keys: Tensor
     values: Tensor
     positions: Tensor
+    notes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    matrix: Tensor | None = None
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
@@ -37,42 +46,192 @@ class Memory:
         return cls(nothing, nothing, slots)
 
     @property
+    def places(self) -> Tensor:
+        """The positions [B, 1 or G, M]."""
+        return self.positions if self.positions.ndim == 3 else self.positions[:, None]
+
+    @property
     def valid(self) -> Tensor:
-        """Which slots are used [B, M]."""
+        """Which slots are used, in the shape of `positions`."""
         return self.positions >= 0
 
+    @property
+    def used(self) -> Tensor:
+        """Which slots are used [B, 1 or G, M]."""
+        return self.places >= 0
+
     def __len__(self) -> int:
-        return self.positions.shape[1]
+        return self.keys.shape[2]
 
     def append(self, newer: "Memory") -> "Memory":
-        """Put `newer` slots behind these."""
+        """Put `newer` slots behind these; a note that one side lacks is 0 there."""
+        older, placed = self.positions, newer.positions
+        if older.ndim != placed.ndim:
+            older, placed = self.places, newer.places
         return Memory(
             torch.cat([self.keys, newer.keys], 2),
             torch.cat([self.values, newer.values], 2),
-            torch.cat([self.positions, newer.positions], 1),
+            _behind(older, placed),
+            {
+                name: _behind(_note(self, newer, name), _note(newer, self, name))
+                for name in self.notes.keys() | newer.notes.keys()
+            },
+            self.matrix if newer.matrix is None else newer.matrix,
         )
 
     def last(self, size: int) -> "Memory":
         """Keep the newest `size` slots."""
         start = max(len(self) - size, 0)
-        return Memory(self.keys[:, :, start:], self.values[:, :, start:], self.positions[:, start:])
+        return self._map(lambda x, dim: x.narrow(dim, start, x.shape[dim] - start))
+
+    def take(self, index: Tensor) -> "Memory":
+        """Keep the slots `index` [K], in that order."""
+        return self._map(lambda x, dim: x.index_select(dim, index))
+
+    def keep(self, chosen: Tensor, size: int) -> "Memory":
+        """Keep of the slots where `chosen` [B, 1 or G, M] is true the newest `size`, in order.
+
+        Heads that choose differently hold different tokens from then on.
+        """
+        size = min(size, len(self))
+        chosen = chosen & self.used
+        order = chosen.byte().argsort(dim=-1, stable=True)[..., len(self) - size :]
+        held = chosen.gather(-1, order)
+
+        def pick(x: Tensor, dim: int) -> Tensor:
+            if x.ndim == 2:
+                x = x[:, None]
+            index = order.expand(-1, max(x.shape[1], order.shape[1]), -1)
+            x = x.expand(-1, index.shape[1], *x.shape[2:])
+            if x.ndim == 4:
+                return x.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, x.shape[3]))
+            return x.gather(2, index)
+
+        positions = pick(self.positions, -1).where(held, FREE)
+        picked = self._map(pick)
+        return replace(picked, positions=positions[:, 0] if positions.shape[1] == 1 else positions)
+
+    def noted(self, **notes: Tensor) -> "Memory":
+        """Set notes [B, 1 or G, M]."""
+        return replace(self, notes={**self.notes, **notes})
+
+    def blocks(self, size: int) -> tuple[Tensor, Tensor]:
+        """Number each row's blocks from its oldest, and say where each begins, [B, M] both.
+
+        Blocks are those that the note `block` tells, else aligned groups of `size` places. Slots
+        of a block stand together; what is said of a free slot means nothing.
+        """
+        if "block" in self.notes:
+            first = self.notes["block"][:, 0]
+        else:
+            first = self.positions // size * size
+        first = first.where(self.valid, FREE)
+        begins = self.valid.clone()
+        begins[:, 1:] &= first[:, 1:] != first[:, :-1]
+        return (begins.cumsum(1) - 1).clamp_min(0), first
 
     def forget(self, rows: Tensor) -> "Memory":
         """Free every slot of the rows where `rows` [B] is true."""
-        return replace(self, positions=self.positions.masked_fill(rows[:, None], FREE))
+        each = rows.view(-1, *[1] * (self.positions.ndim - 1))
+        matrix = self.matrix
+        if matrix is not None:
+            matrix = matrix.masked_fill(rows[:, None, None, None], 0)
+        return replace(self, positions=self.positions.masked_fill(each, FREE), matrix=matrix)
 
     def rows(self, index: Tensor) -> "Memory":
         """Take the memories of the rows `index` [B'], in that order."""
-        return Memory(self.keys[index], self.values[index], self.positions[index])
+        taken = self._map(lambda x, dim: x[index])
+        return replace(taken, matrix=None if self.matrix is None else self.matrix[index])
+
+    def moved(self, by: Tensor) -> "Memory":
+        """Shift each row's places by `by` [B]; what would stand before its start is freed."""
+        positions = self.positions + by.view(-1, *[1] * (self.positions.ndim - 1))
+        kept = replace(self, positions=positions.where(self.valid & (positions >= 0), FREE))
+        if "block" in self.notes:
+            return kept.noted(block=self.notes["block"] + by[:, None, None])
+        return kept
 
     def detach(self) -> "Memory":
         """Cut the gradient."""
-        return replace(self, keys=self.keys.detach(), values=self.values.detach())
+        return replace(
+            self,
+            keys=self.keys.detach(),
+            values=self.values.detach(),
+            matrix=None if self.matrix is None else self.matrix.detach(),
+        )
 
     def compact(self) -> "Memory":
         """Drop the leading slots that are free in every row; nothing visible changes."""
-        used = self.valid.any(0).nonzero()
-        return self.last(len(self) - int(used[0]) if len(used) else 0)
+        free = self.used.any(1).any(0).nonzero()
+        return self.last(len(self) - int(free[0]) if len(free) else 0)
+
+    def tensors(self) -> dict[str, Any]:
+        """Give plain tensors and dicts."""
+        return {
+            "keys": self.keys,
+            "values": self.values,
+            "positions": self.positions,
+            "notes": dict(self.notes),
+            "matrix": self.matrix,
+        }
+
+    def _map(self, change: Callable[[Tensor, int], Tensor]) -> "Memory":
+        """Change all that is said of slots; `change` gets a tensor and the dimension of its slots.
+
+        The dimension is 2, or the last one where there is no size of a head.
+        """
+        return Memory(
+            change(self.keys, 2),
+            change(self.values, 2),
+            change(self.positions, self.positions.ndim - 1),
+            {name: change(note, 2) for name, note in self.notes.items()},
+            self.matrix,
+        )
+
+
+def _note(one: Memory, other: Memory, name: str) -> Tensor:
+    """Give a note of `one`, zeros in the type of `other`'s where it has none."""
+    if name in one.notes:
+        return one.notes[name]
+    like = other.notes[name]
+    return like.new_zeros(like.shape[0], like.shape[1], len(one))
+
+
+def _behind(older: Tensor, newer: Tensor) -> Tensor:
+    """Join along the slots; one set for all heads becomes one for each where the other has them."""
+    if older.ndim == 3 and older.shape[1] != newer.shape[1]:
+        heads = max(older.shape[1], newer.shape[1])
+        older, newer = older.expand(-1, heads, -1), newer.expand(-1, heads, -1)
+    return torch.cat([older, newer], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A finished segment, as the options of one layer see it.
+
+    tokens are its text and what writing inserted into it, in the order of the sequence, at their
+    places; padding stands at `FREE`. inserted [N] says which of them were inserted. queries
+    [B, H, N, D] are un-rotated. weights are those that the layer's options declare; what they put
+    into losses is added to the training loss.
+    """
+
+    tokens: Memory
+    inserted: Tensor
+    queries: Tensor
+    weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    losses: list[Tensor] = field(default_factory=list[Tensor])
+
+    @property
+    def text(self) -> Memory:
+        """The text tokens alone."""
+        if not bool(self.inserted.any()):
+            return self.tokens
+        return self.tokens.take((~self.inserted).nonzero()[:, 0])
+
+    @property
+    def summary(self) -> Memory:
+        """The inserted tokens alone."""
+        return self.tokens.take(self.inserted.nonzero()[:, 0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +250,11 @@ class SoftMemory:
         counts = torch.zeros(batch, dtype=torch.long, device=learned.device)
         return cls(learned.new_zeros(batch, kept, *learned.shape), counts)
 
-    def append(self, summary: Tensor) -> "SoftMemory":
-        """Keep `summary` [B, n, E] as the newest state, dropping the oldest."""
-        states = torch.cat([self.states[:, 1:], summary[:, None].to(self.states.dtype)], 1)
-        return SoftMemory(states, (self.counts + 1).clamp_max(self.states.shape[1]))
+    def append(self, summary: Tensor, kept: int | None) -> "SoftMemory":
+        """Keep `summary` [B, n, E] as the newest state, and of all the newest `kept`, or all."""
+        states = torch.cat([self.states, summary[:, None].to(self.states.dtype)], 1)
+        counts = self.counts + 1 if kept is None else (self.counts + 1).clamp_max(kept)
+        return SoftMemory(states[:, states.shape[1] - (kept or int(counts.max())) :], counts)
 
     def forget(self, rows: Tensor) -> "SoftMemory":
         """Lose every summary of the rows where `rows` [B] is true."""
@@ -114,7 +274,8 @@ class MemoryBank:
     """Everything that passes from one segment to the next.
 
     layers maps a layer's index (from 0) to its memory; soft is present when summaries are fed back
-    at the input; position [B] is the place in its document of each row's next token; hidden [B, E]
+    at the input; position [B] is the place in its document of each row's next token, tokens that
+    writing inserted counted; hidden [B, E]
     is the final hidden state of each row's last token, which predicts that next token.
     """
 
@@ -157,7 +318,10 @@ class MemoryBank:
 
     def bytes_per_row(self) -> int:
         """Size of the state that one row carries, in bytes."""
-        tensors = [t for m in self.layers.values() for t in (m.keys, m.values, m.positions)]
+        tensors: list[Tensor] = []
+        for memory in self.layers.values():
+            tensors += [memory.keys, memory.values, memory.positions, *memory.notes.values()]
+            tensors += [] if memory.matrix is None else [memory.matrix]
         if self.soft is not None:
             tensors.append(self.soft.states)
         return sum(t.numel() * t.element_size() for t in tensors) // len(self.position)
@@ -166,10 +330,7 @@ class MemoryBank:
         """Give plain tensors and dicts, loadable with `weights_only=True`."""
         return {
             "position": self.position,
-            "layers": {
-                i: {"keys": m.keys, "values": m.values, "positions": m.positions}
-                for i, m in self.layers.items()
-            },
+            "layers": {i: memory.tensors() for i, memory in self.layers.items()},
             "soft": None
             if self.soft is None
             else {"states": self.soft.states, "counts": self.soft.counts},

@@ -23,29 +23,49 @@ GATE_INIT = -2.0
 class AttachedMemory(nn.Module):
     """What memory adds to a model, under the name `memory`: its plan and its few weights.
 
-    `soft_tokens` [n, E] exist with memory.writing=model_forward, `gates` [H] for each injected
-    layer with memory.fusion=gated (before the sigmoid).
+    They are those of `MemoryPlan.weight_shapes`, by the same names.
     """
 
     soft_tokens: nn.Parameter | None
+    inserted_tokens: nn.Parameter | None
 
     def __init__(self, plan: MemoryPlan, model: PreTrainedModel):
         super().__init__()
         self.plan = plan
-        weight = cast(Tensor, model.get_input_embeddings().weight)
-        soft = None
-        if plan.soft is not None:
-            shape = (plan.soft.num_soft_tokens, weight.shape[1])
-            soft = nn.Parameter(weight.new_empty(shape).normal_(std=weight.std().item()))
-        self.register_parameter("soft_tokens", soft)
+        embeddings = cast(Tensor, model.get_input_embeddings().weight)
         heads = cast(int, model.config.num_attention_heads)
-        self.gates = nn.ParameterDict(
-            {
-                str(layer): nn.Parameter(weight.new_full((heads,), GATE_INIT))
-                for layer, options in plan.layers.items()
-                if options.fusion == "gated"
-            }
+        shapes = plan.weight_shapes(
+            width=embeddings.shape[1],
+            heads=heads,
+            kv_heads=getattr(model.config, "num_key_value_heads", heads),
+            head_size=head_size(model),
         )
+        made = {name: nn.Parameter(embeddings.new_zeros(shape)) for name, shape in shapes.items()}
+        std, own = embeddings.std().item(), dict[str, dict[str, nn.Parameter]]()
+        gates = dict[str, nn.Parameter]()
+        with torch.no_grad():
+            for name, weight in made.items():
+                match name.split("."):
+                    case ["layers", layer, key]:
+                        own.setdefault(layer, {})[key] = weight
+                    case ["gates", layer]:
+                        gates[layer] = cast(nn.Parameter, weight.fill_(GATE_INIT))
+                    case _:
+                        weight.normal_(std=std)
+            for layer, weights in own.items():
+                for option in plan.layers[int(layer)].options:
+                    names = option.weight_shapes(1, 1)
+                    option.initialise({name: weights[name] for name in names})
+        self.register_parameter("soft_tokens", made.get("soft_tokens"))
+        self.register_parameter("inserted_tokens", made.get("inserted_tokens"))
+        self.gates = nn.ParameterDict(gates)
+        self.layers = nn.ModuleDict({layer: nn.ParameterDict(w) for layer, w in own.items()})
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """Give the size of an attention head."""
+    config = model.config
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def attach(model: PreTrainedModel, memory: MemorySettings) -> PreTrainedModel:

@@ -7,16 +7,18 @@ over both. A faster form of a part need only give the same output and log-sum-ex
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size.
 """
 
-from functools import partial
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unimem.memory.option import spread
 from unimem.memory.plan import LayerPlan
-from unimem.memory.reading.base import Selection
+from unimem.memory.reading.base import Selection, View
 from unimem.memory.state import Memory
-from unimem.model.rotary import Frame, dot, memory_scores, rotate
+from unimem.model.grouped import grouped
+from unimem.model.rotary import Frame, dot
 
 
 class Part(NamedTuple):
@@ -28,56 +30,95 @@ class Part(NamedTuple):
     """Log-sum-exp of the visible logits [B, H, T, 1], float32; hugely negative if none is."""
 
 
-def attend(
+class Weighing(NamedTuple):
+    """The logits of one segment's queries, and which keys they see."""
+
+    memory: Tensor
+    """Logits of the slots [B, H, T, M], float32."""
+    chosen: Selection
+    segment: Tensor
+    """Logits of the segment's own tokens [B, H, T, T], float32."""
+    seen: Tensor
+    """Which of them each query sees [B or 1, 1 or H, T, T]."""
+
+
+def weigh(
     query: Tensor,
     key: Tensor,
+    memory: Memory,
+    plan: LayerPlan,
+    frame: Frame,
+    *,
+    scaling: float,
+    seen: Tensor,
+    notes: Mapping[str, Tensor],
+) -> Weighing:
+    """Choose what the segment's queries read, and give all logits.
+
+    query [B, H, T, D] and key [B, G, T, D] are un-rotated; `seen` [B or 1, 1, T, T] says which
+    tokens of the segment each query may see, `notes` [B, 1, T] what writing noted of them.
+    """
+    query = query * scaling
+    segment = frame.dot(query, frame.index, key, frame.index).float()
+    if plan.local == "reading":
+        places = frame.positions[:, None]
+        times = plan.reading.links(
+            places[..., None], places[:, :, None], query.shape[1], plan.layer
+        )
+        own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
+        seen = seen & (spread(times, query.shape[1]) > 0) | own & seen
+        if times.dtype.is_floating_point:
+            segment = segment + times.clamp_min(1).log()
+    logits, chosen = _memory_logits(query, memory, plan, frame, seen)
+    weighing = Weighing(logits, chosen, segment, seen)
+    return grouped(weighing, memory, notes) if plan.fusion == "grouped" else weighing
+
+
+def attend(
+    weighing: Weighing,
+    query: Tensor,
     value: Tensor,
     memory: Memory,
     plan: LayerPlan,
-    frame: Frame,
-    *,
-    scaling: float,
-    seen: Tensor,
     gate: Tensor | None,
 ) -> Tensor:
-    """Attend from one segment to itself and to what the plan reads of `memory` [B, H, T, D].
+    """Mix the values of the segment [B, G, T, D] and of `memory` [B, H, T, D].
 
-    query [B, H, T, D], key and value [B, G, T, D] are un-rotated; `seen` [B or 1, 1, T, T] says
-    which tokens of the segment each query sees; `gate` [H] is the fusion's, before its sigmoid.
+    `query` [B, H, T, D] is un-rotated and asks an associative memory; `gate` [H] is the fusion's,
+    before its sigmoid.
     """
-    query = query * scaling
-    segment = _part(_segment_logits(query, key, frame), seen, value)
-    logits, (visible, live) = _memory_logits(query, memory, plan, frame)
-    read = _part(logits, visible, memory.values, live)
-    if gate is None:
-        return fuse_joint(read, segment)
-    return fuse_gated(read, segment, gate, visible.any(-1, keepdim=True))
+    segment = _part(weighing.segment, weighing.seen, value)
+    if not len(memory):
+        out = segment.out
+    else:
+        visible, live, _ = weighing.chosen
+        read = _part(weighing.memory, visible, memory.values, live)
+        if gate is not None and not plan.reads_matrix:
+            return fuse_gated(read.out, segment.out, gate, visible.any(-1, keepdim=True))
+        out = fuse_joint(read, segment)
+    if gate is not None and memory.matrix is not None:
+        answer, known = _recall(query, memory.matrix)
+        return fuse_gated(answer.to(out.dtype), out, gate, known)
+    return out
 
 
-def memory_shares(
-    query: Tensor,
-    key: Tensor,
-    memory: Memory,
-    plan: LayerPlan,
-    frame: Frame,
-    *,
-    scaling: float,
-    seen: Tensor,
-    gate: Tensor | None,
-) -> Tensor:
-    """Give the share of each query's attention that falls on each memory slot [B, H, T, M].
+def shares(weighing: Weighing, memory: Memory, plan: LayerPlan, gate: Tensor | None) -> Tensor:
+    """Give the share of each query's attention that falls on slots and tokens [B, H, T, M + T].
 
-    The arguments are those of `attend`; what is missing to 1 falls on the segment.
+    What is missing to 1 falls on an associative memory.
     """
-    query = query * scaling
-    logits, (visible, _) = _memory_logits(query, memory, plan, frame)
-    logits = logits.masked_fill(~visible, -torch.inf)
-    if gate is not None:
-        share = gate.sigmoid()[:, None, None]
-        return (logits - logits.logsumexp(-1, keepdim=True)).exp().nan_to_num() * share
-    segment = _segment_logits(query, key, frame).masked_fill(~seen, -torch.inf)
-    total = torch.cat([logits, segment], -1).logsumexp(-1, keepdim=True)
-    return (logits - total).exp()
+    visible = weighing.chosen.visible
+    slots = weighing.memory.masked_fill(~visible, -torch.inf)
+    tokens = weighing.segment.masked_fill(~weighing.seen, -torch.inf)
+    if gate is not None and not plan.reads_matrix:
+        share = gate.sigmoid()[:, None, None] * visible.any(-1, keepdim=True)
+        read = slots.softmax(-1).nan_to_num() * share
+        return torch.cat([read, tokens.softmax(-1) * (1 - share)], -1)
+    both = torch.cat([slots, tokens], -1).softmax(-1)
+    if gate is not None and memory.matrix is not None:
+        known = memory.matrix[..., -1].sum(-1) > 0
+        both = both * (1 - gate.sigmoid() * spread(known, len(gate)))[..., None, None]
+    return both
 
 
 def fuse_joint(*parts: Part) -> Tensor:
@@ -89,29 +130,54 @@ def fuse_joint(*parts: Part) -> Tensor:
     )
 
 
-def fuse_gated(read: Part, segment: Part, gate: Tensor, any_visible: Tensor) -> Tensor:
+def fuse_gated(read: Tensor, other: Tensor, gate: Tensor, any_visible: Tensor) -> Tensor:
     """Weigh memory by sigmoid(gate) for each head (Wu 2022, section 3.2), 0 if it shows nothing."""
     share = gate.sigmoid()[:, None, None] * any_visible
-    share = share.to(read.out.dtype)
-    return read.out * share + segment.out * (1 - share)
-
-
-def _segment_logits(query: Tensor, key: Tensor, frame: Frame) -> Tensor:
-    table = frame.table(frame.index)
-    return dot(rotate(query, table), rotate(key, table)).float()
+    share = share.to(read.dtype)
+    return read * share + other * (1 - share)
 
 
 def _memory_logits(
-    query: Tensor, memory: Memory, plan: LayerPlan, frame: Frame
+    query: Tensor, memory: Memory, plan: LayerPlan, frame: Frame, seen: Tensor
 ) -> tuple[Tensor, Selection]:
     """Give the logits of all slots [B, H, T, M], live ones with gradient, and the choice."""
-    score = partial(memory_scores, plan.positions, query, positions=memory.positions, frame=frame)
-    logits = score(memory.keys.detach()).float()
-    taken = ~memory.valid[:, None, None, :].expand(-1, 1, query.shape[2], -1)
-    chosen = plan.reading.select(logits, frame.positions, memory, taken)
+    scheme, heads = plan.positions, query.shape[1]
+    if not len(memory):
+        nothing = query.new_zeros(*query.shape[:3], 0)
+        return nothing.float(), Selection(nothing.bool(), nothing.bool())
+    if scheme.after_choice:
+        frame = frame._replace(before=seen.sum(-1) - 1)
+
+    def score(keys: Tensor, visible: Tensor | None) -> Tensor:
+        return scheme.score(query, keys, memory, frame, visible).float()
+
+    free = ~memory.used[:, :, None, :].expand(-1, -1, query.shape[2], -1)
+    view = View(
+        memory=memory,
+        query=query,
+        queries=frame.positions,
+        real=frame.real,
+        taken=spread(free, heads),
+        logits=None if scheme.after_choice else score(memory.keys.detach(), None),
+        layer=plan.layer,
+    )
+    chosen = plan.reading.select(view)
+    shown = chosen.visible if scheme.after_choice else None
+    logits = score(memory.keys.detach(), shown) if view.logits is None else view.logits
     if memory.keys.requires_grad:
-        logits = score(memory.keys).float().where(chosen.live, logits)
+        logits = score(memory.keys, shown).where(chosen.live, logits)
+    if chosen.times is not None:
+        logits = logits + chosen.times.clamp_min(1).log()
     return logits, chosen
+
+
+def _recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Ask an associative memory [B, G, D, D + 1]: the answers [B, H, T, D], and which it has."""
+    features = torch.nn.functional.elu(query.float()) + 1
+    answer = dot(features, matrix.mT)
+    weight = answer[..., -1:]
+    known = weight > 0
+    return answer[..., :-1] / weight.where(known, 1), known
 
 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:

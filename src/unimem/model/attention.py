@@ -3,14 +3,14 @@
 It is registered with transformers under a name of its own. Memory comes and goes in one object,
 the keyword argument `memory` of the model's forward.
 
-Shapes: B rows, H query heads, G key-value heads, S segments in the call, L tokens of a segment
-with its soft tokens, T text tokens of a segment, D head size.
+Shapes: B rows, H query heads, G key-value heads, S segments in the call, L tokens of a segment with
+its soft tokens, N of them without, T text tokens, D head size.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from unimem.memory.plan import LayerPlan, MemoryPlan
-from unimem.memory.state import FREE, Memory
-from unimem.model.attend import attend, memory_shares
+from unimem.memory.state import FREE, Memory, Segment
+from unimem.model.attend import attend, shares, weigh
 from unimem.model.rotary import Frame, Table, rotate
 
 NAME = "unimem"
@@ -40,12 +40,28 @@ class Watch(Protocol):
         ...
 
 
+class Layout(NamedTuple):
+    """How the tokens of a segment stand: [soft tokens | text and inserted tokens | soft tokens]."""
+
+    prefix: int
+    """Soft tokens in front."""
+    inserted: Tensor
+    """Which of the N tokens between the soft ones were inserted by writing."""
+    text: Tensor
+    """Where among them the text stands [T]."""
+
+    @property
+    def body(self) -> slice:
+        """Where the text and what was inserted stand in the segment."""
+        return slice(self.prefix, self.prefix + len(self.inserted))
+
+
 class Call:
     """What one forward pass needs beyond queries, keys and values, and what it leaves behind.
 
     A plain class, because FSDP2 rebuilds dataclasses, tuples and dicts that pass a forward.
-    `memories` are read and never changed; in `written` the first write of a layer wins, so that
-    activation checkpointing, which runs a layer again, writes once.
+    `memories` are read and never changed; in `written` and `losses` the first entry of a layer
+    counts, so that activation checkpointing, which runs a layer again, writes once.
     """
 
     def __init__(
@@ -54,49 +70,59 @@ class Call:
         memories: Mapping[int, Memory],
         *,
         table: Callable[[Tensor], Table],
+        layout: Layout,
         index: Tensor,
         positions: Tensor,
         stored: Tensor,
         starts: Tensor,
         detach: list[bool],
-        prefix: int = 0,
         seen: Tensor | None = None,
         use: Use = "own",
-        gates: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         watch: Watch | None = None,
     ):
         """Describe S segments of L tokens each.
 
         index [B or 1, L] are rotary indices, positions [B, S, L] places in the document, stored
-        [B, S, T] the same for the text only and `FREE` for padding, starts [B, S] whether a
-        segment begins a document, `detach` whether gradient is cut before a segment, `prefix` the
-        number of soft tokens in front, `seen` [B, 1, L, L] a mask if it is not plainly causal,
+        [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S] whether a
+        segment begins a document, `detach` whether gradient is cut before a segment, `seen`
+        [B, 1, L, L] a mask if it is not plainly causal, weights what memory adds to the model's,
         `watch` is told what the text tokens read.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
-        self.table, self.index, self.positions = table, index, positions
+        self.losses = dict[int, list[Tensor]]()
+        self.table, self.layout, self.index, self.positions = table, layout, index, positions
         self.stored, self.starts, self.detach = stored, starts, detach
-        self.prefix, self.seen, self.use, self.gates = prefix, seen, use, gates or {}
-        self.watch = watch
+        self.seen, self.use, self.weights, self.watch = seen, use, weights or {}, watch
 
     def frame(self, segment: int) -> Frame:
         """Say where the queries of a segment stand."""
-        positions = self.positions[:, segment]
-        text = slice(self.prefix, self.prefix + 1)
-        origin = self.index[:, text] - positions[:, text]
-        return Frame(self.table, self.index, positions, origin, self.plan.segment_length)
+        positions, body = self.positions[:, segment], self.layout.body
+        first = slice(body.start, body.start + 1)
+        origin = self.index[:, first] - positions[:, first]
+        real = torch.ones_like(positions, dtype=torch.bool)
+        real[:, body] = self.stored[:, segment] != FREE
+        length = self.plan.segment_length
+        return Frame(self.table, self.index, positions, origin, length, real)
+
+    def layer_weights(self, layer: int) -> dict[str, Tensor]:
+        """Give the weights that a layer's options declared, by their own names."""
+        prefix = f"layers.{layer}."
+        return {
+            name.removeprefix(prefix): weight
+            for name, weight in self.weights.items()
+            if name.startswith(prefix)
+        }
 
     def shown(self, memory: Memory, segment: int) -> Memory:
         """Give the memory that the rows see: their own, or a control."""
         if self.use == "own":
             return memory
         if self.use == "off":
-            return memory.last(0)
-        first = self.positions[:, segment, self.prefix]
+            return replace(memory.last(0), matrix=None)
+        first = self.positions[:, segment, self.layout.prefix]
         neighbour = neighbours(len(first), first.device)
-        other = memory.rows(neighbour)
-        moved = other.positions + (first - first[neighbour])[:, None]
-        return replace(other, positions=moved.where(other.valid & (moved >= 0), FREE))
+        return memory.rows(neighbour).moved(first - first[neighbour])
 
 
 def unimem_attention(
@@ -140,10 +166,11 @@ def _with_memory(
     plan: LayerPlan,
 ) -> Tensor:
     """Read, attend, write, one segment after another: a segment never reads itself."""
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer, layout = plan.layer, call.layout
     state = call.memories[layer] if layer in call.memories else Memory.empty(key)
     length = call.index.shape[1]
-    text = slice(call.prefix, call.prefix + call.stored.shape[2])
+    gate, weights = call.weights.get(f"gates.{layer}"), call.layer_weights(layer)
+    losses: list[Tensor] = []
     outs: list[Tensor] = []
     for s, parts in enumerate(zip(*(t.split(length, 2) for t in (query, key, value)), strict=True)):
         q, k, v = parts
@@ -151,23 +178,74 @@ def _with_memory(
         if call.detach[s]:
             state = state.detach()
         shown = call.shown(state, s)
-        if len(shown):
+        if module.training and plan.reading.crossbatch:
+            shown = _with_other_rows(shown, plan.reading.crossbatch)
+        tokens = Memory(k[:, :, layout.body], v[:, :, layout.body], call.stored[:, s])
+        for writing in plan.writings:
+            tokens = writing.annotate(tokens, layout.inserted)
+        if len(shown) or shown.matrix is not None or not plan.plain:
             seen = causal(length, q.device) if call.seen is None else call.seen
-            frame = call.frame(s)
-            how: dict[str, Any] = {"scaling": scaling, "seen": seen}
-            how["gate"] = call.gates.get(str(layer))
-            out = attend(q, k, v, shown, plan, frame, **how).transpose(1, 2)
-            if call.watch is not None:
-                shares = memory_shares(q, k, shown, plan, frame, **how)
-                call.watch(layer, shares[:, :, text], call.stored[:, s], shown)
+            frame, notes = call.frame(s), tokens.notes
+            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
+            out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
+            watched = call.watch is not None and len(shown) > 0
+            if plan.observes or watched:
+                with torch.no_grad():
+                    share = shares(weighing, shown, plan, gate)[:, :, layout.body]
+                slots, own = share[..., : len(shown)], share[..., len(shown) :][..., layout.body]
+                if watched:
+                    queries = call.stored[:, s, layout.text]
+                    call.watch(layer, slots[:, :, layout.text], queries, shown)
+                if plan.observes:
+                    mine = slots[..., : len(state)] if call.use == "own" else None
+                    state, tokens = _observe(plan, state, tokens, mine, own)
         else:
             out = _within_segments(module, q, k, v, scaling, call)
         outs.append(out)
-        segment = Memory(k[:, :, text], v[:, :, text], call.stored[:, s])
-        written = reduce(Memory.append, (writing.write(segment) for writing in plan.writings))
-        state = plan.management.evict(state.append(written), len(written))
+        segment = Segment(tokens, layout.inserted, q[:, :, layout.body], weights, losses)
+        written = reduce(lambda memory, each: each.write(memory, segment), plan.writings, state)
+        state = plan.management.evict(written, len(written) - len(state), segment)
     call.written.setdefault(layer, state)
+    call.losses.setdefault(layer, losses)
     return torch.cat(outs, 1)
+
+
+def _observe(
+    plan: LayerPlan, state: Memory, tokens: Memory, slots: Tensor | None, own: Tensor
+) -> tuple[Memory, Memory]:
+    """Note how much attention the row's slots and the segment's tokens got from its real tokens.
+
+    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; no slots under a control.
+    """
+    heads, real = tokens.keys.shape[1], tokens.used[:, 0]
+    last = (real * torch.arange(1, len(tokens) + 1, device=real.device)).argmax(1)
+    for name in plan.observes:
+
+        def got(share: Tensor, name: str = name) -> Tensor:
+            if name == "last":
+                return share[torch.arange(len(last)), :, last].mean(1, keepdim=True)
+            total = (share * real[:, None, :, None]).sum(2)
+            return total.unflatten(1, (heads, -1)).sum(2)
+
+        tokens = tokens.noted(**{name: got(own)})
+        if slots is None or name == "home" or not len(state):
+            continue
+        new = got(slots)
+        state = state.noted(**{name: new if name == "last" else state.notes[name] + new})
+    return state, tokens
+
+
+def _with_other_rows(memory: Memory, others: int) -> Memory:
+    """Show each row the memories of the `others` rows after it too."""
+    rows = memory.keys.shape[0]
+    if others >= rows:
+        raise ValueError(
+            f"memory.crossbatch={others} reads as many other rows, but a batch has {rows} rows; "
+            "raise trainer.batch_size or lower memory.crossbatch"
+        )
+    order = torch.arange(rows, device=memory.keys.device)
+    more = (memory.rows(order.roll(-step)) for step in range(1, others + 1))
+    return reduce(Memory.append, more, memory)
 
 
 def _within_segments(

@@ -3,10 +3,11 @@
 A layer's memory depends only on that layer's keys and values of earlier segments. Without soft
 tokens one model call may therefore span many segments, with the loop over them inside attention,
 and equals the recurrence exactly. Soft tokens carry the last layer's output into the next
-segment's input, so that each segment is a call of its own.
+segment's input, and surprise is what the last layer makes of a segment: then each segment is a
+call of its own.
 
-Shapes: B rows, S segments, T text tokens of a segment, P and n soft tokens before and behind, L =
-P + T + n, E hidden size, V vocabulary.
+Shapes: B rows, S segments, T text tokens of a segment, N of them with what writing inserted, P and
+n soft tokens before and behind, L = P + N + n, E hidden size, V vocabulary.
 """
 
 from dataclasses import replace
@@ -17,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from unimem.memory.state import FREE, MemoryBank, SoftMemory
+from unimem.memory.plan import LayerPlan
+from unimem.memory.state import FREE, Memory, MemoryBank, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
-from unimem.model.attention import Call, Use, Watch, causal, neighbours
+from unimem.model.attention import Call, Layout, Use, Watch, causal, neighbours
+from unimem.model.body import segment_body
 from unimem.model.rotary import Table
 
 
@@ -105,17 +108,20 @@ def run(
     segments_per_call: int | None = None,
     before: int = 0,
     watch: Watch | None = None,
+    losses: list[Tensor] | None = None,
 ) -> tuple[Tensor, MemoryBank]:
     """Read S segments of each row and give their final hidden states [B, S, T, E] and the bank.
 
     input_ids [B, S, T]; starts [B, S]: the segment begins a document, and the row forgets;
     lengths [B, S]: its real tokens, the rest is padding (never remembered). Gradient reaches
     `bptt_segments` segments back from the last segment of each group of `bptt_segments` + 1; groups
-    are counted from `before` segments ahead of these. `watch` is told what is read of memory.
+    are counted from `before` segments ahead of these. `watch` is told what is read of memory. What
+    options want minimised beside the loss of the text is put into `losses`, a number for each
+    layer and segment that has one.
     """
     memory = attached(model)
     S = input_ids.shape[1]
-    step = 1 if memory.plan.soft is not None else segments_per_call or S
+    step = 1 if memory.plan.one_by_one else segments_per_call or S
     hiddens: list[Tensor] = []
     for s in range(0, S, step):
         part = slice(s, s + step)
@@ -131,6 +137,7 @@ def run(
             detach,
             use,
             watch,
+            losses,
         )
         hiddens.append(hidden)
     return torch.cat(hiddens, 1), bank
@@ -146,62 +153,105 @@ def _call(
     detach: list[bool],
     use: Use,
     watch: Watch | None,
+    losses: list[Tensor] | None,
 ) -> tuple[Tensor, MemoryBank]:
-    """Read segments in one call of the model; with soft tokens there is one segment."""
+    """Read segments in one call of the model; there is one segment if they are one by one."""
     B, S, T = input_ids.shape
     if bool(starts[:, 0].any()):
         bank = bank.forget(starts[:, 0])
-    embeds = cast(Tensor, model.get_input_embeddings()(input_ids.flatten(1)))
-    places, after = _places(bank.position, starts, lengths)
-    offsets = torch.arange(T, device=input_ids.device)
-    stored = (places[..., None] + offsets).where(offsets < lengths[..., None], FREE)
+    body = segment_body(memory.plan, T, input_ids.device)
+    N = len(body.inserted)
+    embeds = cast(Tensor, model.get_input_embeddings()(input_ids))
+    if memory.inserted_tokens is not None:
+        learned = memory.inserted_tokens.to(embeds.dtype)
+        embeds = torch.cat([embeds, learned.expand(B, S, -1, -1)], 2)[:, :, body.source]
+    embeds = embeds.flatten(1, 2)
+    places, after = _places(bank.position, starts, lengths, N - T)
+    offsets = torch.arange(N, device=input_ids.device)
+    stored = (places[..., None] + offsets).where(body.needs <= lengths[..., None], FREE)
 
     soft, soft_table = memory.plan.soft, bank.soft
     P = n = 0
     index, seen = offsets[None], None
     if soft is not None and memory.soft_tokens is not None:
         learned, n = memory.soft_tokens.to(embeds.dtype), soft.num_soft_tokens
-        soft_table = soft_table or SoftMemory.empty(B, soft.soft_segments, learned)
-        newest = soft.read(soft_table, learned)[0][:, -n:]
+        soft_table = soft_table or SoftMemory.empty(B, soft.soft_segments or 1, learned)
+        slots = soft.slots(soft_table, learned)
         front, real = soft.read(_shown(soft_table, use), learned)
         front, real = _trim(front, real, n)
         P = front.shape[1]
-        embeds = torch.cat([front, embeds, newest], 1)
-        index = torch.arange(P + T + n, device=input_ids.device)[None]
+        embeds = torch.cat([front, embeds, slots], 1)
+        index = torch.arange(P + N + n, device=input_ids.device)[None]
         if not bool(real.all()):
             index = index - (~real).sum(1, keepdim=True)
-            seen = _soft_mask(real, T + n)
-    L = P + T + n
+            seen = _soft_mask(real, N + n)
+    L = P + N + n
     call = Call(
         memory.plan,
         bank.layers,
         table=_table(model, embeds),
+        layout=Layout(P, body.inserted, body.text),
         index=index,
         positions=places[..., None] + torch.arange(-P, L - P, device=places.device).clamp_min(0),
         stored=stored,
         starts=starts,
         detach=detach,
-        prefix=P,
         seen=seen,
         use=use,
-        gates=dict(memory.gates.items()),
+        weights=dict(memory.named_parameters()),
         watch=watch,
     )
     base = cast(Any, model.base_model)
     out = base(inputs_embeds=embeds, memory=call, use_cache=False).last_hidden_state
+    if losses is not None:
+        losses += [loss for own in call.losses.values() for loss in own]
     if soft is not None and soft_table is not None:
-        soft_table = soft.write(soft_table, out[:, P + T :])
-    hidden = out[:, P : P + T] if soft is not None else out
-    return hidden.view(B, S, T, -1), MemoryBank(after, call.written, soft_table)
+        soft_table = soft.write(soft_table, out[:, P + N :])
+    hidden = out[:, P : P + N] if soft is not None else out
+    hidden = hidden.view(B, S, N, -1)
+    if N > T:
+        hidden = hidden[:, :, body.speaks]
+    layers, last = call.written, None
+    if memory.plan.needs_surprise:
+        surprise = _surprise(model, bank.hidden, hidden[:, 0], input_ids[:, 0], starts[:, 0])
+        layers = {i: _revised(memory.plan.layers[i], m, surprise) for i, m in layers.items()}
+        last = hidden[torch.arange(B), 0, lengths[:, 0].sub(1).clamp_min(0)]
+    return hidden, MemoryBank(after, layers, soft_table, last)
 
 
-def _places(position: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the place of each segment's first token [B, S], and of the next one to come [B]."""
+def _revised(plan: LayerPlan, memory: Memory, surprise: Tensor) -> Memory:
+    """Let writings look again at the newest segment, whose losses are known."""
+    for writing in plan.writings:
+        if writing.needs_surprise:
+            memory = writing.revise(memory, surprise)
+    return memory
+
+
+@torch.no_grad()
+def _surprise(
+    model: PreTrainedModel, before: Tensor | None, hidden: Tensor, ids: Tensor, starts: Tensor
+) -> Tensor:
+    """Give the loss of each token of a segment [B, T], NaN for the first of a document."""
+    head = cast(torch.nn.Module, model.get_output_embeddings())
+    losses = hidden.new_full(ids.shape, torch.nan, dtype=torch.float32)
+    losses[:, 1:] = token_nll(head(hidden[:, :-1]), ids[:, 1:])
+    if before is not None:
+        losses[:, 0] = token_nll(head(before), ids[:, 0]).masked_fill(starts, torch.nan)
+    return losses
+
+
+def _places(
+    position: Tensor, starts: Tensor, lengths: Tensor, inserted: int
+) -> tuple[Tensor, Tensor]:
+    """Give the place of each segment's first token [B, S], and of the next one to come [B].
+
+    Each segment that holds anything has `inserted` tokens beside its text.
+    """
     places: list[Tensor] = []
     for start, length in zip(starts.unbind(1), lengths.unbind(1), strict=True):
         position = position.masked_fill(start, 0)
         places.append(position)
-        position = position + length
+        position = position + length + inserted * (length > 0)
     return torch.stack(places, 1), position
 
 

@@ -1,4 +1,4 @@
-"""Rotary embedding of keys that are kept un-rotated, and the schemes that place memory keys.
+"""Rotary embedding of keys that are kept un-rotated.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unimem.memory.plan import PositionScheme
+from unimem.memory.option import spread
 
 Table = tuple[Tensor, Tensor]
 """Cosines and sines [B or 1, T, D] from the model's own rotary module."""
@@ -32,27 +32,41 @@ class IdentityRotary(nn.Module):
 
 
 class Frame(NamedTuple):
-    """Where the queries of a segment stand, in the document and in the rotary embedding.
-
-    Rotary indices restart with each segment: its first token, soft or text, has index 0.
-    """
+    """Where the queries of a segment stand; what position schemes see is said in their base."""
 
     table: Callable[[Tensor], Table]
     """The model's rotary table for indices [B or 1, T]."""
     index: Tensor
-    """Rotary indices of the queries [B or 1, T]."""
     positions: Tensor
-    """Places of the queries in their documents [B, T]; soft tokens in front stand at the segment's
-    first place, those behind count on."""
     origin: Tensor
-    """Rotary index of the document's first token [B, 1], negative once it lies in memory."""
     limit: int
-    """The greatest distance of scheme `capped`: the segment length."""
+    real: Tensor
+    """Which queries are no padding [B, T]."""
+    before: Tensor = torch.empty(0)
+
+    def dot(
+        self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
+    ) -> Tensor:
+        """Turn queries and keys to rotary indices, and multiply: unscaled logits [B, H, T, M]."""
+        return dot(self.turn(query, query_index), self.turn(keys, key_index))
+
+    def turn(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Turn x [B, heads, N, D] to one index, or [B or 1, N], or [B, 1 or G or heads, N]."""
+        if isinstance(index, int):
+            index = torch.full_like(self.index[:1, :1], index)
+        if index.ndim == 2:
+            return rotate(x, self.table(index))
+        cos, sin = (t.unflatten(0, index.shape[:2]) for t in self.table(index.flatten(0, 1)))
+        return _turned(x, spread(cos, x.shape[1]), spread(sin, x.shape[1]))
 
 
 def rotate(x: Tensor, table: Table) -> Tensor:
     """Turn x [B, heads, T, D] by a table, to the bit as the LLaMA family does."""
     cos, sin = (t[:, None] for t in table)
+    return _turned(x, cos, sin)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], -1) * sin
 
@@ -61,25 +75,3 @@ def dot(query: Tensor, keys: Tensor) -> Tensor:
     """Dot products [B, H, T, M] of query [B, H, T, D] with the keys [B, G, M, D] of its group."""
     B, H, T, D = query.shape
     return (query.reshape(B, keys.shape[1], -1, D) @ keys.mT).view(B, H, T, -1)
-
-
-def memory_scores(
-    scheme: PositionScheme, query: Tensor, keys: Tensor, positions: Tensor, frame: Frame
-) -> Tensor:
-    """Unscaled attention logits [B, H, T, M] of queries on memory keys; both come un-rotated.
-
-    `zero`: every memory key stands at index 0, the authors' pos0 (an order-less bag).
-    `true`: keys stand where they were in the document.
-    `capped`: true up to `frame.limit`, beyond it every distance counts as `frame.limit`
-    (LM-Infinite, Han 2023, arXiv 2308.16137).
-    """
-    start = torch.zeros_like(frame.index[:1, :1])
-    turned = rotate(query, frame.table(frame.index))
-    if scheme == "zero":
-        return dot(turned, rotate(keys, frame.table(start)))
-    true = dot(turned, rotate(keys, frame.table(positions + frame.origin)))
-    if scheme == "true":
-        return true
-    distance = (frame.positions[:, :, None] - positions[:, None, :])[:, None]
-    far = dot(rotate(query, frame.table(start + frame.limit)), rotate(keys, frame.table(start)))
-    return true.where(distance <= frame.limit, far)

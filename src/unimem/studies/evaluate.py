@@ -85,8 +85,17 @@ def require_trained(draft: Draft) -> None:
 
 
 def _memory_weights(config: Config) -> list[str]:
-    """Name what memory adds to the weights."""
+    """Name what memory adds to the weights, as far as it does not depend on the model's shape."""
     plan = config.memory.plan(config.num_layers())
-    soft = [] if plan.soft is None else [f"{plan.soft.num_soft_tokens} soft tokens"]
-    gated = [layer for layer, options in plan.layers.items() if options.fusion == "gated"]
-    return [*soft, *(f"gates of layer {layer}" for layer in gated)]
+    shapes = plan.weight_shapes(width=1, heads=1, kv_heads=1, head_size=1)
+    names: list[str] = []
+    for name, shape in shapes.items():
+        what, _, of = name.partition(".")
+        if not of:
+            names.append(f"{shape[0]} {what.replace('_', ' ')}")
+        elif what == "gates":
+            names.append(f"gates of layer {of}")
+        else:
+            layer, _, weight = of.partition(".")
+            names.append(f"{weight} {list(shape)} of layer {layer}")
+    return names

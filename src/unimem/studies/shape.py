@@ -19,6 +19,7 @@ class Shape:
         parameters: of the decoder, without what memory adds.
         layers: how many.
         heads: of queries, in a layer.
+        kv_heads: of keys and values, in a layer.
         width: of a token's vector.
         query_width: of all queries of a token in a layer.
         key_width: of all keys of a token in a layer.
@@ -27,16 +28,20 @@ class Shape:
     parameters: int
     layers: int
     heads: int
+    kv_heads: int
     width: int
     query_width: int
     key_width: int
 
     def with_memory(self, config: Config) -> int:
         """Count the parameters, those that memory adds included."""
-        plan = config.memory.plan(self.layers)
-        soft = 0 if plan.soft is None else plan.soft.num_soft_tokens * self.width
-        gated = [options for options in plan.layers.values() if options.fusion == "gated"]
-        return self.parameters + soft + len(gated) * self.heads
+        shapes = config.memory.plan(self.layers).weight_shapes(
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_size=self.key_width // self.kv_heads,
+        )
+        return self.parameters + sum(math.prod(shape) for shape in shapes.values())
 
 
 def shape_of(cell: Cell, vocab_size: int) -> Shape | None:
@@ -90,6 +95,7 @@ def _llama(
         parameters=embeddings * width + layers * layer + width,
         layers=layers,
         heads=heads,
+        kv_heads=kv_heads,
         width=width,
         query_width=queries,
         key_width=keys,
@@ -106,6 +112,7 @@ def _guess(model: PretrainedModel, parameters: int | None) -> Shape | None:
         parameters=parameters,
         layers=model.num_layers,
         heads=max(1, width // 64),
+        kv_heads=max(1, width // 64),
         width=width,
         query_width=width,
         key_width=width,

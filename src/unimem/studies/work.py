@@ -1,7 +1,8 @@
 """What a run has to do: tokens, FLOPs and bytes, from its settings."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from unimem.config import Config
 from unimem.data.documents import Corpus, Documents
@@ -80,15 +81,18 @@ def work_of(cell: Cell, gpus: int) -> Work | None:
 def flops_per_token(config: Config, shape: Shape, length: float) -> float:
     """Give the FLOPs of a forward pass for each token of documents of so many tokens.
 
-    Two for every parameter, soft tokens counted as tokens, and attention over the slots that the
-    memory holds on average. Attention within a segment is left out.
+    Two for every parameter, soft and inserted tokens counted as tokens, and attention over the
+    slots that the memory holds on average. Attention within a segment is left out.
     """
     plan = config.memory.plan(shape.layers)
-    soft = 0
+    more = 0.0
     if plan.soft is not None:
-        soft = (plan.soft.soft_segments + 1) * plan.soft.num_soft_tokens
-    parameters = shape.with_memory(config) * (1 + soft / plan.segment_length)
-    slots = sum(_mean_slots(size, length) for size in _sizes(plan))
+        kept = _mean(plan, length, lambda read: _summaries(plan, read))
+        more = (kept + 1) * plan.soft.num_soft_tokens
+    if plan.inserting is not None:
+        more += len(plan.inserting.inserts(plan.segment_length))
+    parameters = shape.with_memory(config) * (1 + more / plan.segment_length)
+    slots = _mean(plan, length, lambda read: sum(_slots(plan, read)))
     return 2 * parameters + 4 * shape.query_width * slots
 
 
@@ -148,26 +152,32 @@ def _readings(config: Config, shape: Shape, documents: int) -> tuple[int, int]:
 def _state_bytes(config: Config, shape: Shape, longest: int, number: int) -> float:
     """Give what one row remembers at most: keys and values, each slot's place, and soft tokens.
 
-    `number` is the bytes of one.
+    `number` is the bytes of one. Matrices and notes are left out.
     """
     plan = config.memory.plan(shape.layers)
-    slots = sum(longest if size is None else min(size, longest) for size in _sizes(plan))
-    soft = 0
+    summaries = 0.0
     if plan.soft is not None:
-        soft = plan.soft.soft_segments * plan.soft.num_soft_tokens * shape.width * number
-    return slots * (2 * shape.key_width * number + 8) + soft
+        tokens = plan.soft.num_soft_tokens * _summaries(plan, longest)
+        summaries = tokens * shape.width * number
+    return sum(_slots(plan, longest)) * (2 * shape.key_width * number + 8) + summaries
 
 
-def _sizes(plan: MemoryPlan) -> list[int | None]:
-    """Give the budget of every layer with memory; None for one without."""
-    return [asdict(cast(Any, layer.management)).get("size") for layer in plan.layers.values()]
+def _slots(plan: MemoryPlan, read: int) -> list[int]:
+    """Say how many slots each layer holds after so many tokens of a document."""
+    return [layer.most_slots(read, plan.segment_length) for layer in plan.layers.values()]
 
 
-def _mean_slots(size: int | None, length: float) -> float:
-    """Average over a document how many tokens lie before a token, but no more than `size`."""
-    if size is None or length <= size:
-        return length / 2
-    return (size * size / 2 + (length - size) * size) / length
+def _summaries(plan: MemoryPlan, read: int) -> int:
+    """Say how many summaries are kept at the input after so many tokens of a document."""
+    assert plan.soft is not None
+    written = -(-read // plan.segment_length)
+    return written if plan.soft.soft_segments is None else min(written, plan.soft.soft_segments)
+
+
+def _mean(plan: MemoryPlan, length: float, held: Callable[[int], int]) -> float:
+    """Average over the segments of a document what is held when each is read."""
+    starts = range(0, max(1, round(length)), plan.segment_length)
+    return sum(held(start) for start in starts) / len(starts)
 
 
 def _is_half(config: Config) -> bool:

@@ -6,8 +6,9 @@ import torch
 from transformers import PreTrainedModel
 
 from unimem.memory.plan import LayerPlan
-from unimem.memory.state import Memory
-from unimem.model.attach import attached
+from unimem.memory.state import FREE, Memory, Segment
+from unimem.model.attach import attached, head_size
+from unimem.model.body import segment_body
 
 
 def num_parameters(model: PreTrainedModel) -> int:
@@ -21,27 +22,43 @@ def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype
     `dtype` is that of keys, values and summaries. Equals the greatest `MemoryBank.bytes_per_row`.
     """
     plan, config = attached(model).plan, model.config
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    slot = 2 * config.num_key_value_heads * size * dtype.itemsize + torch.long.itemsize
-    total = sum(_most_slots(layer, plan.segment_length, longest) for layer in plan.layers.values())
-    total *= slot
+    total = sum(_most_bytes(layer, model, longest, dtype) for layer in plan.layers.values())
     if plan.soft is not None:
-        tokens = plan.soft.soft_segments * plan.soft.num_soft_tokens
-        total += tokens * config.hidden_size * dtype.itemsize
+        kept = plan.soft.soft_segments or -(-longest // plan.segment_length)
+        total += kept * plan.soft.num_soft_tokens * config.hidden_size * dtype.itemsize
     return total
 
 
-def _most_slots(plan: LayerPlan, segment_length: int, longest: int) -> int:
-    """Let a layer's options write and evict slots of one number each, and count."""
-    most = 0
-    state = Memory.empty(torch.zeros(1, 1, 1, 1))
-    for start in range(0, longest, segment_length):
-        positions = torch.arange(start, start + segment_length)[None]
-        positions = positions.where(positions < longest, -1)
-        ones = torch.ones(1, 1, segment_length, 1)
-        segment = Memory(ones, ones, positions)
-        written = reduce(Memory.append, (writing.write(segment) for writing in plan.writings))
-        state = plan.management.evict(state.append(written), len(written))
-        most = max(most, len(state))
+def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
+    """Let a layer's options write and evict heads of one number each, and measure."""
+    memory, heads = attached(model), model.config.num_key_value_heads
+    length, size = memory.plan.segment_length, head_size(model)
+    weights = {
+        name: torch.zeros(shape)
+        for option in plan.options
+        for name, shape in option.weight_shapes(heads, 1).items()
+    }
+    most = place = 0
+    state = Memory.empty(torch.zeros(1, heads, 1, 1))
+    for start in range(0, longest, length):
+        body = segment_body(memory.plan, length, torch.device("cpu"))
+        real = body.needs <= longest - start
+        positions = (place + torch.arange(len(real)))[None].where(real, FREE)
+        place += len(real)
+        tokens = Memory(*2 * (torch.ones(1, heads, len(real), 1),), positions)
+        for writing in plan.writings:
+            tokens = writing.annotate(tokens, body.inserted)
+        got = {name: tokens.keys[..., 0] for name in plan.observes}
+        if "last" in got:
+            got["last"] = got["last"][:, :1]
+        queries = torch.ones(1, heads, len(real), 1)
+        segment = Segment(tokens.noted(**got), body.inserted, queries, weights)
+        written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
+        state = plan.management.evict(written, len(written) - len(state), segment)
+        slots = (state.positions, *state.notes.values())
+        bytes_held = 2 * state.keys.numel() * size * dtype.itemsize
+        bytes_held += sum(t.numel() * t.element_size() for t in slots)
+        if state.matrix is not None:
+            bytes_held += heads * size * (size + 1) * torch.float32.itemsize
+        most = max(most, bytes_held)
     return most

@@ -41,7 +41,9 @@ class LitUniMem(LightningModule):
         self._documents = torch.empty(0)
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Read the segments of a batch and give `loss` (nats per token), `nll` (sum), `tokens`.
+        """Read the segments of a batch and give `loss`, `nll` (sum, in nats) and `tokens`.
+
+        The loss is nats per token, and what options want minimised beside it.
 
         Raises `NonFiniteLossError`.
         """
@@ -49,8 +51,14 @@ class LitUniMem(LightningModule):
         bank = self.bank
         if bank is None:
             bank = MemoryBank.empty(len(batch.input_ids), self.device)
+        losses: list[Tensor] = []
         hidden, bank = run(
-            self.model, bank, batch.input_ids, starts=batch.starts, lengths=batch.lengths
+            self.model,
+            bank,
+            batch.input_ids,
+            starts=batch.starts,
+            lengths=batch.lengths,
+            losses=losses,
         )
         head = cast(nn.Module, self.model.get_output_embeddings())
         # A segment at a time: the logits of a whole batch are its largest tensor by far.
@@ -60,7 +68,10 @@ class LitUniMem(LightningModule):
         if not bool(nll.isfinite()):
             self._stop(f"the loss is {nll.item()}")
         self.bank = bank.detach()
-        return {"loss": nll / tokens.clamp_min(1), "nll": nll.detach(), "tokens": tokens}
+        loss = nll / tokens.clamp_min(1)
+        if losses:
+            loss = loss + torch.stack(losses).mean()
+        return {"loss": loss, "nll": nll.detach(), "tokens": tokens}
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of the settings; vectors, soft tokens and gates do not decay."""

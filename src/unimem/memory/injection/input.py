@@ -14,6 +14,7 @@ class Input(Injection):
     """Memory at the input (RMT): the soft tokens then act in all layers."""
 
     at_input: ClassVar[bool] = True
+    at_layers: ClassVar[bool] = False
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Give nothing: no layer has a memory of its own."""

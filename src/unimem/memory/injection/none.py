@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 from unimem.memory.injection.base import Injection
 from unimem.memory.option import option
@@ -12,6 +12,8 @@ from unimem.memory.option import option
 @option
 class NoInjection(Injection):
     """No memory in any layer."""
+
+    at_layers: ClassVar[bool] = False
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Give nothing."""

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from unimem.memory.option import Option
 
 if TYPE_CHECKING:
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
-class Management(ABC):
+class Management(Option, ABC):
     """Memory size and overflow handling (UniMem, section 3)."""
 
-    def check(self, segment_length: int) -> None:  # noqa: B027 - most budgets fit any segment
-        """Raise ValueError if segments of this length cannot be held."""
+    keeps: ClassVar[bool] = True
+    """Whether anything is kept at all."""
+
+    bounded: ClassVar[bool] = True
+    """Whether slots ever leave."""
+
+    per_head: bool = False
+    """Whether heads come to hold different tokens."""
 
     @abstractmethod
-    def evict(self, memory: Memory, new: int) -> Memory:
-        """Bring `memory` back under its budget; its last `new` slots were written just now."""
+    def most(self, written: int) -> int:
+        """Say how many slots are held at most once so many have been written."""
+
+    @abstractmethod
+    def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
+        """Bring `memory` back under its budget.
+
+        Its last `new` slots were written just now, of `segment`.
+        """

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
 from unimem.memory.management.base import Management
-from unimem.memory.option import option
+from unimem.memory.option import Chosen, option
 
 if TYPE_CHECKING:
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
 @final
@@ -26,17 +27,22 @@ class ClearAll(Management):
 
     size: Annotated[int, Field(gt=0)]
 
-    def check(self, segment_length: int) -> None:
+    def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse a budget that cannot hold one segment."""
-        if self.size < segment_length:
-            raise ValueError(
-                f"memory.size={self.size} is less than memory.segment_length={segment_length}: "
-                "clear_all could not hold one segment; raise the one or lower the other"
+        if self.size < chosen.segment_length:
+            yield (
+                f"memory.size={self.size} is less than memory.segment_length="
+                f"{chosen.segment_length}: clear_all could not hold one segment; raise the one or "
+                "lower the other"
             )
 
-    def evict(self, memory: Memory, new: int) -> Memory:
+    def most(self, written: int) -> int:
+        """Its size."""
+        return min(self.size, written)
+
+    def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
         """Drop the older slots of every row that holds more than `size` tokens."""
-        overflow = memory.valid.sum(1, keepdim=True) > self.size
+        overflow = memory.valid.sum(-1, keepdim=True) > self.size
         older = memory.positions.new_ones(len(memory)).cumsum(0) <= len(memory) - new
         positions = memory.positions.masked_fill(overflow & older, -1)
         return replace(memory, positions=positions).last(self.size)

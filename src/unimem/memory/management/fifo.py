@@ -10,7 +10,7 @@ from unimem.memory.management.base import Management
 from unimem.memory.option import option
 
 if TYPE_CHECKING:
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
 @final
@@ -24,6 +24,10 @@ class Fifo(Management):
 
     size: Annotated[int, Field(gt=0)]
 
-    def evict(self, memory: Memory, new: int) -> Memory:
+    def most(self, written: int) -> int:
+        """Its size."""
+        return min(self.size, written)
+
+    def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
         """Keep the newest `size` slots."""
         return memory.last(self.size)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.management.base import Management
 from unimem.memory.option import option
 
 if TYPE_CHECKING:
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
 @final
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 class NoManagement(Management):
     """Keep nothing: every segment is read by itself."""
 
-    def evict(self, memory: Memory, new: int) -> Memory:
+    keeps: ClassVar[bool] = False
+
+    def most(self, written: int) -> int:
+        """None."""
+        return 0
+
+    def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
         """Drop every slot."""
         return memory.last(0)

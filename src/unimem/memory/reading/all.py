@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
+
+from pydantic import Field
 
 from unimem.memory.option import option
-from unimem.memory.reading.base import Reading, Selection
+from unimem.memory.reading.base import PlaceReading
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimem.memory.state import Memory
-
 
 @final
 @option
-class All(Reading):
-    """All reading: plain attention over the whole memory, with gradient."""
+class All(PlaceReading):
+    """All reading: plain attention over the whole memory, with gradient.
 
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
-        """Choose every slot that is left."""
-        return Selection(~taken, ~taken)
+    With `crossbatch` = d a row reads, in training, the memories of d other rows too, which are
+    other documents: the contrastive training of the Focused Transformer (Tworkowski 2023, arXiv
+    2307.03170). Evaluation never does.
+    """
+
+    gapless: ClassVar[bool] = True
+
+    crossbatch: Annotated[int, Field(ge=0)] = 0
+
+    def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
+        """Link everything."""
+        return (queries == queries) & (keys == keys)

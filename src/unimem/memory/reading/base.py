@@ -1,13 +1,17 @@
 """Reading: which slots may each query see, and does gradient flow into them?
 
-Shapes: B rows, H query heads, T queries, M slots. Masks may have 1 in place of H.
+Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size. Masks may have 1
+in place of H.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
+
+from unimem.memory.option import Option, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,29 +23,98 @@ class Selection(NamedTuple):
     """The slots that each query sees: `visible` and, of those, `live`, [B, H, T, M] each.
 
     Keys and values of slots that are not live are constants to the gradient; the query always
-    gets its gradient.
+    gets its gradient. `times` [B, H, T, M] says how often a slot counts in the softmax; None for
+    once.
     """
 
     visible: Tensor
     live: Tensor
+    times: Tensor | None = None
 
-    def __or__(self, other: tuple[Tensor, ...]) -> Selection:
-        return Selection(self.visible | other[0], self.live | other[1])
+    def __or__(self, other: tuple[Tensor | None, ...]) -> Selection:
+        assert isinstance(other, Selection)
+        times = self.times
+        if other.times is not None:
+            times = other.times if times is None else times.where(self.visible, other.times)
+        elif times is not None:
+            times = times.where(self.visible, 1)
+        return Selection(self.visible | other.visible, self.live | other.live, times)
 
 
-class Reading(ABC):
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a reading chooses from.
+
+    query [B, H, T, D] and `memory` are un-rotated; queries [B, T] are the places of the queries in
+    their documents, real [B, T] those that are not padding; taken [B, H, T, M] are the slots that
+    are free or already read; logits [B, H, T, M] are the attention logits of all slots under the
+    position scheme, None if that scheme needs the choice first.
+    """
+
+    memory: Memory
+    query: Tensor
+    queries: Tensor
+    real: Tensor
+    taken: Tensor
+    logits: Tensor | None
+    layer: int
+
+    @property
+    def heads(self) -> int:
+        """The number of query heads, H."""
+        return self.query.shape[1]
+
+    @property
+    def scores(self) -> Tensor:
+        """The logits, as constants."""
+        assert self.logits is not None, "validation refuses a search under such a position scheme"
+        return self.logits.detach()
+
+    @property
+    def distance(self) -> Tensor:
+        """How far back each slot lies [B, H, T, M], in tokens of the document."""
+        places = self.memory.places
+        return spread(self.queries[:, None, :, None] - places[:, :, None, :], self.heads)
+
+    def cosines(self) -> Tensor:
+        """Cosines of un-rotated queries and keys [B, H, T, M], as constants."""
+        query, keys = (x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in self._vectors())
+        rows = query.reshape(*keys.shape[:2], -1, keys.shape[3])
+        return (rows @ keys.mT).view(*query.shape[:3], -1)
+
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        return self.query.detach().float(), self.memory.keys.detach().float()
+
+
+class Reading(Option, ABC):
     """Memory reading (UniMem, section 3). Readings unite with `|`; a slot is read once."""
 
     searches: ClassVar[bool] = False
     """Whether the choice depends on content; such readings choose last, from what is left."""
 
-    @abstractmethod
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
-        """Choose slots for each query.
+    by_place: ClassVar[bool] = False
+    """Whether the choice depends on places alone, so that `links` says it for any two tokens."""
 
-        scores [B, H, T, M] are the attention logits of all slots, positions [B, T] the queries'
-        places in their documents, `taken` [B, H, T, M] the slots that are free or already read.
+    gapless: bool = False
+    """Whether each query sees the oldest slots, the newest, or both, and no others."""
+
+    unit: ClassVar[str] = "slots"
+    """What it reads: `slots`, or the `matrix` of an associative memory."""
+
+    crossbatch: int = 0
+    """How many other rows' memories a row reads too, in training."""
+
+    @abstractmethod
+    def select(self, view: View) -> Selection:
+        """Choose slots for each query."""
+
+    def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
+        """Say which tokens see which by their places, or how often.
+
+        queries [B, 1, T, 1] and keys [B, 1 or G, 1, M] are places in the document; gives
+        [B, 1 or G or heads, T, M]. Only of a reading that is `by_place`.
         """
+        raise NotImplementedError(f"{type(self).__name__} does not choose by place")
 
     @property
     def parts(self) -> tuple[Reading, ...]:
@@ -52,6 +125,23 @@ class Reading(ABC):
         return Union(self.parts + other.parts)
 
 
+class PlaceReading(Reading):
+    """A reading that chooses by place; a slot may count several times. Gradient flows."""
+
+    by_place: ClassVar[bool] = True
+
+    @abstractmethod
+    def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
+        """Say which tokens see which by their places, or how often; see `Reading.links`."""
+
+    def select(self, view: View) -> Selection:
+        """Choose the linked slots that are left."""
+        queries, keys = view.queries[:, None, :, None], view.memory.places[:, :, None, :]
+        times = spread(self.links(queries, keys, view.heads, view.layer), view.heads)
+        visible = (times > 0) & ~view.taken
+        return Selection(visible, visible, times if times.dtype.is_floating_point else None)
+
+
 @final
 class Union(Reading):
     """Several readings as one: each chooses among the slots that those before it left."""
@@ -60,15 +150,27 @@ class Union(Reading):
         self._parts = tuple(sorted(dict.fromkeys(parts), key=lambda part: part.searches))
         assert self._parts
 
+        self.crossbatch = max(part.crossbatch for part in self._parts)
+
     @property
     def parts(self) -> tuple[Reading, ...]:
         """The distinct readings, content-free ones first."""
         return self._parts
 
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
+    def select(self, view: View) -> Selection:
         """Choose in turn, content-free readings first."""
         first, *others = self._parts
-        chosen = first.select(scores, positions, memory, taken)
+        chosen = first.select(view)
         for part in others:
-            chosen |= part.select(scores, positions, memory, taken | chosen.visible)
+            chosen |= part.select(replace(view, taken=view.taken | chosen.visible))
         return chosen
+
+    def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
+        """Say how often tokens see each other under the first reading that links them."""
+        first, *others = (
+            spread(part.links(queries, keys, heads, layer), heads) for part in self._parts
+        )
+        times = first.float()
+        for other in others:
+            times = times.where(times > 0, other.float())
+        return times

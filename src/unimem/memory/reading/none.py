@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import ClassVar, final
 
 from unimem.memory.option import option
-from unimem.memory.reading.base import Reading, Selection
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from unimem.memory.state import Memory
+from unimem.memory.reading.base import Reading, Selection, View
 
 
 @final
@@ -18,7 +13,9 @@ if TYPE_CHECKING:
 class NoReading(Reading):
     """Read nothing from a layer's memory; soft tokens at the input need no reading."""
 
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
+    unit: ClassVar[str] = "nothing"
+
+    def select(self, view: View) -> Selection:
         """Choose no slot."""
-        nothing = taken.new_zeros(taken.shape)
+        nothing = view.taken.new_zeros(view.taken.shape)
         return Selection(nothing, nothing)

@@ -6,36 +6,52 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import option
-from unimem.memory.reading.base import Reading, Selection
+from unimem.memory.option import option, spread
+from unimem.memory.reading.base import PlaceReading, Selection, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimem.memory.state import Memory
-
 
 @final
 @option
-class Position(Reading):
+class Position(PlaceReading):
     """Position reading: a sliding window with a stride, and the oldest slots for everybody.
 
-    A query sees the slots at text distance 1..`window` that are a multiple of `stride`, and the
+    A query sees the slots at distance 1..`window` that are a multiple of `stride`, and the
     `num_global` oldest slots of the memory (after eviction these are no longer the document's
-    first tokens; so in the authors' code). The window slides with the query. Inside the segment
-    attention stays fully causal. Gradient flows into the window; into global slots, in the window
-    or not, only with `grad_global`: the authors gather those without gradient.
+    first tokens, unless management pins them; so in the authors' code). The window slides with the
+    query, by blocks of `window_block` tokens: distances are counted from block to block. Gradient
+    flows into the window; into global slots, in the window or not, only with `grad_global`: the
+    authors gather those without gradient.
     """
 
     window: Annotated[int, Field(ge=0)]
+    window_block: Annotated[int, Field(gt=0)] = 1
     stride: Annotated[int, Field(gt=0)] = 1
     num_global: Annotated[int, Field(ge=0)] = 0
     grad_global: bool = True
 
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
+    @property
+    def gapless(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A stride leaves gaps."""
+        return self.stride == 1
+
+    def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
+        """Link by distance, and the document's first tokens to all."""
+        return self._near(queries, keys) | (keys < self.num_global)
+
+    def select(self, view: View) -> Selection:
         """Choose by distance and by rank."""
-        distance = (positions[:, :, None] - memory.positions[:, None, :])[:, None]
-        near = (distance <= self.window) & (distance % self.stride == 0) & ~taken
-        rank = memory.valid.cumsum(1)
-        oldest = (rank <= self.num_global)[:, None, None, :] & ~taken
+        memory, free = view.memory, ~view.taken
+        queries, keys = view.queries[:, None, :, None], memory.places[:, :, None, :]
+        near = spread(self._near(queries, keys), view.heads) & free
+        oldest = memory.used.cumsum(2) <= self.num_global
+        oldest = spread(oldest[:, :, None, :], view.heads) & free
         return Selection(near | oldest, near | oldest if self.grad_global else near & ~oldest)
+
+    def _near(self, queries: Tensor, keys: Tensor) -> Tensor:
+        block = self.window_block
+        back = queries // block * block - keys // block * block if block > 1 else queries - keys
+        near = back <= self.window
+        return near & ((queries - keys) % self.stride == 0) if self.stride > 1 else near

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, final
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
-from unimem.memory.option import option
-from unimem.memory.reading.base import Reading, Selection
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from unimem.memory.state import Memory
+from unimem.memory.option import Chosen, option
+from unimem.memory.reading.base import Reading, Selection, View
 
 
 @final
@@ -21,18 +17,35 @@ class Similarity(Reading):
     """Similarity reading: each query and head reads its `topk` best slots.
 
     Source: Memorizing Transformers (Wu 2022, arXiv 2203.08913). Best is by the attention logit
-    itself, under the position scheme in use, so a top-k of the memory's size is reading all. As in
-    the UniMem authors' code no gradient enters the slots read this way unless `grad_topk` is set.
+    itself, under the position scheme in use, so a top-k of the memory's size is reading all; or,
+    with `metric=cosine`, by the cosine of un-rotated query and key, of which those below
+    `threshold` are not read (Extended Mind, Klett 2023). As in the UniMem authors' code no gradient
+    enters the slots read this way unless `grad_topk` is set. `crossbatch` is as in
+    memory.reading=all.
     """
 
     searches: ClassVar[bool] = True
 
     topk: Annotated[int, Field(ge=0)]
+    metric: Literal["dot", "cosine"] = "dot"
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = None
     grad_topk: bool = False
+    crossbatch: Annotated[int, Field(ge=0)] = 0
 
-    def select(self, scores: Tensor, positions: Tensor, memory: Memory, taken: Tensor) -> Selection:
-        """Choose the largest logits among the slots that are left."""
-        left = scores.detach().masked_fill(taken, float("-inf"))
-        best = left.topk(min(self.topk, len(memory)), -1).indices
-        chosen = taken.new_zeros(scores.shape).scatter(-1, best, True) & ~taken
-        return Selection(chosen, chosen if self.grad_topk else chosen.new_zeros(()))
+    def problems(self, chosen: Chosen) -> Iterable[str]:
+        """Refuse a threshold on attention logits, which have no scale."""
+        if self.threshold is not None and self.metric != "cosine":
+            yield (
+                f"memory.threshold={self.threshold} is of cosines, but memory.metric="
+                f"{self.metric}; set memory.metric=cosine, or leave the threshold out"
+            )
+
+    def select(self, view: View) -> Selection:
+        """Choose the best matches among the slots that are left."""
+        scores = view.cosines() if self.metric == "cosine" else view.scores
+        left = scores.masked_fill(view.taken, float("-inf"))
+        best = left.topk(min(self.topk, len(view.memory)), -1).indices
+        visible = view.taken.new_zeros(scores.shape).scatter(-1, best, True) & ~view.taken
+        if self.threshold is not None:
+            visible &= scores >= self.threshold
+        return Selection(visible, visible if self.grad_topk else visible.new_zeros(()))

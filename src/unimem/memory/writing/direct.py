@@ -8,14 +8,14 @@ from unimem.memory.option import option
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
 @final
 @option
 class Direct(LayerWriting):
-    """Direct writing: the un-rotated keys and the values that the layer computed."""
+    """Direct writing: the un-rotated keys and the values that the layer computed of the text."""
 
-    def write(self, segment: Memory) -> Memory:
-        """Leave the segment as it is."""
-        return segment
+    def write(self, memory: Memory, segment: Segment) -> Memory:
+        """Leave the text as it is."""
+        return memory.append(segment.text)

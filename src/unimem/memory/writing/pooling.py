@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
 from unimem.memory.option import option
+from unimem.memory.pool import Pool, Pooler, kernel_shapes
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimem.memory.state import Memory
+    from unimem.memory.state import Memory, Segment
 
 
 @final
 @option
 class Pooling(LayerWriting):
-    """Pooling (Compressive Transformer, Rae 2019, arXiv 1911.05507): means of `rate` tokens.
+    """Pooling (Compressive Transformer, Rae 2019, arXiv 1911.05507), at once when a segment ends.
 
-    Un-rotated keys and values of consecutive tokens are averaged; the slot stands at the last of
-    them. The last group of a segment may be smaller. A rate of 1 is direct writing.
+    Groups of `rate` consecutive tokens become one slot by `pool`: the mean or the maximum of
+    un-rotated keys and of values, or a learned convolution with the stride `rate`, which is trained
+    by the attention reconstruction loss too. The slot stands at the last of its tokens. The last
+    group of a segment may be smaller. The mean at a rate of 1 is direct writing.
     """
 
     rate: Annotated[int, Field(gt=0)]
+    pool: Pool = "mean"
 
-    def write(self, segment: Memory) -> Memory:
-        """Average each group over its real tokens."""
-        padding = -len(segment) % self.rate
-        positions = _pad(segment.positions, padding, -1)
-        positions = positions.view(len(positions), -1, self.rate)
-        real = (positions >= 0)[:, None, :, :, None]
-        count = real.sum(3).clamp_min(1)
+    def weight_shapes(self, kv_heads: int, head_size: int) -> Mapping[str, tuple[int, ...]]:
+        """The kernels of a learned convolution."""
+        return kernel_shapes("pooling", self.pool, self.rate, kv_heads, head_size)
 
-        def mean(x: Tensor) -> Tensor:
-            groups = _pad(x, padding, 0, dim=2)
-            groups = groups.view(*x.shape[:2], -1, self.rate, x.shape[3])
-            return groups.where(real, 0).sum(3) / count
+    def initialise(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin as the mean."""
+        Pooler("pooling", self.pool, self.rate, weights).initialise()
 
-        return type(segment)(mean(segment.keys), mean(segment.values), positions.amax(2))
+    def count(self, length: int) -> int:
+        """One for each group."""
+        return -(-length // self.rate)
 
-
-def _pad(x: Tensor, amount: int, value: int, dim: int = 1) -> Tensor:
-    """Append `amount` entries of `value` along `dim`."""
-    shape = list(x.shape)
-    shape[dim] += amount
-    padded = x.new_full(shape, value)
-    padded.narrow(dim, 0, x.shape[dim]).copy_(x)
-    return padded
+    def write(self, memory: Memory, segment: Segment) -> Memory:
+        """Pool each group over its real tokens."""
+        pooler = Pooler("pooling", self.pool, self.rate, segment.weights)
+        pooled = pooler(segment.text)
+        segment.losses.extend(pooler.reconstruction(segment.queries, segment.text, pooled))
+        return memory.append(pooled)

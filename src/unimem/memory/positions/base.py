@@ -1,0 +1,80 @@
+"""Position schemes: where memory keys stand for the rotary embedding when they are read.
+
+No dimension of its own in UniMem, but every number depends on it. Tokens of the segment itself
+always stand where they are.
+
+Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from unimem.memory.option import Option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory
+
+
+class Frame(Protocol):
+    """Where the queries of a segment stand.
+
+    Rotary indices restart with each segment: its first token, soft or text, has index 0.
+    """
+
+    @property
+    def index(self) -> Tensor:
+        """Rotary indices of the queries [B or 1, T]."""
+        ...
+
+    @property
+    def positions(self) -> Tensor:
+        """Places of the queries in their documents [B, T]; soft tokens in front stand at the
+        segment's first place, those behind count on."""
+        ...
+
+    @property
+    def origin(self) -> Tensor:
+        """Rotary index of the document's first token [B, 1], negative once it lies in memory."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """The segment length."""
+        ...
+
+    @property
+    def before(self) -> Tensor:
+        """How many tokens of its own segment each query sees before itself [B or 1, 1 or H, T]."""
+        ...
+
+    def dot(
+        self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
+    ) -> Tensor:
+        """Turn queries [B, H, T, D] and keys [B, G, M, D] to rotary indices, and multiply.
+
+        Indices are [B or 1, N], [B, heads, N], or one for all. Gives unscaled logits [B, H, T, M].
+        """
+        ...
+
+
+class Positions(Option, ABC):
+    """A position scheme of memory keys."""
+
+    after_choice: ClassVar[bool] = False
+    """Whether it must know which slots a query sees; then no reading can search by logits."""
+
+    orderless: ClassVar[bool] = False
+    """Whether every slot stands at the same place."""
+
+    @abstractmethod
+    def score(
+        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+    ) -> Tensor:
+        """Give the unscaled logits [B, H, T, M] of un-rotated queries on `keys`, those of `memory`.
+
+        visible [B, 1 or H, T, M] is given to schemes that come `after_choice`.
+        """

@@ -1,0 +1,37 @@
+"""memory.positions=capped: true up to a distance, beyond it all are equally far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, final
+
+from pydantic import Field
+
+from unimem.memory.option import option, spread
+from unimem.memory.positions.base import Frame, Positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory
+
+
+@final
+@option
+class Capped(Positions):
+    """Distances beyond `limit` count as `limit` (LM-Infinite, Han 2023, arXiv 2308.16137; InfLLM).
+
+    The limit is the segment length if none is given.
+    """
+
+    limit: Annotated[int, Field(gt=0)] | None = None
+
+    def score(
+        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+    ) -> Tensor:
+        """Turn each key to its place, and all but the near ones to one distance."""
+        limit = frame.limit if self.limit is None else self.limit
+        places = memory.places
+        true = frame.dot(query, frame.index, keys, places + frame.origin[:, None])
+        distance = frame.positions[:, None, :, None] - places[:, :, None, :]
+        near = spread(distance <= limit, query.shape[1])
+        return true.where(near, frame.dot(query, limit, keys, 0))

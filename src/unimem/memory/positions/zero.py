@@ -1,0 +1,27 @@
+"""memory.positions=zero: an order-less bag at the beginning of the segment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+from unimem.memory.option import option
+from unimem.memory.positions.base import Frame, Positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory
+
+
+@final
+@option
+class Zero(Positions):
+    """Every memory key stands at the segment's first index (the UniMem authors' pos0)."""
+
+    orderless: ClassVar[bool] = True
+
+    def score(
+        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+    ) -> Tensor:
+        """Turn the queries alone."""
+        return frame.dot(query, frame.index, keys, 0)

@@ -1,0 +1,65 @@
+"""memory.writing=landmark: tokens as they are, and behind each block a token that stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
+
+from pydantic import Field
+
+from unimem.memory.option import Chosen, option
+from unimem.memory.writing.base import LayerWriting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory, Segment
+
+
+@final
+@option
+class Landmark(LayerWriting):
+    """Landmarks (Landmark Attention, Mohtashami 2023, arXiv 2305.16300).
+
+    Behind every `block_size` text tokens of a segment, and behind the shorter rest, a learned token
+    is inserted, which takes a place in the document like any other. Its key in each layer stands
+    for its block; its value is never read; what it predicts is what the block's last token would.
+    Blocks are read by the grouped softmax: memory.fusion=grouped.
+    """
+
+    marks_blocks: ClassVar[bool] = True
+    landmarks: ClassVar[bool] = True
+    speaks: ClassVar[bool] = True
+    num_learned: ClassVar[int] = 1
+
+    block_size: Annotated[int, Field(gt=0)]
+
+    def problems(self, chosen: Chosen) -> Iterable[str]:
+        """Refuse a softmax in which landmarks would be read as text."""
+        if chosen.fusion != "grouped":
+            yield (
+                f"memory.fusion={chosen.fusion} would read landmarks as if they were text; "
+                "memory.writing=landmark needs memory.fusion=grouped"
+            )
+
+    def inserts(self, length: int) -> tuple[tuple[int, int], ...]:
+        """Put a landmark behind each block."""
+        ends = [*range(self.block_size, length, self.block_size), length]
+        return tuple((end, 0) for end in ends)
+
+    def annotate(self, tokens: Memory, inserted: Tensor) -> Memory:
+        """Note where each token's block begins, and which tokens are landmarks."""
+        begins = inserted.roll(1)
+        begins[0] = True
+        index = inserted.new_ones(len(inserted)).cumsum(0) - 1
+        first = tokens.positions[:, index.where(begins, 0).cummax(0).values]
+        mark = inserted.long().expand_as(tokens.positions)
+        return tokens.noted(block=first[:, None], mark=mark[:, None])
+
+    def count(self, length: int) -> int:
+        """The text and its landmarks."""
+        return length + len(self.inserts(length))
+
+    def write(self, memory: Memory, segment: Segment) -> Memory:
+        """Leave text and landmarks as they are."""
+        return memory.append(segment.tokens)
