@@ -15,8 +15,9 @@ from torch import Tensor
 
 from unimem.memory.option import spread
 from unimem.memory.plan import LayerPlan
+from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Selection, View
-from unimem.memory.state import Memory
+from unimem.memory.state import FREE, Memory
 from unimem.model.grouped import grouped
 from unimem.model.rotary import Frame, dot
 
@@ -59,17 +60,35 @@ def weigh(
     tokens of the segment each query may see, `notes` [B, 1, T] what writing noted of them.
     """
     query = query * scaling
-    segment = frame.dot(query, frame.index, key, frame.index).float()
+    scheme, heads = plan.positions, query.shape[1]
+    times = None
     if plan.local == "reading":
         places = frame.positions[:, None]
-        times = plan.reading.links(
-            places[..., None], places[:, :, None], query.shape[1], plan.layer
-        )
+        links = plan.reading.links(places[..., None], places[:, :, None], heads, plan.layer)
+        links = spread(links, heads)
         own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
-        seen = seen & (spread(times, query.shape[1]) > 0) | own & seen
-        if times.dtype.is_floating_point:
-            segment = segment + times.clamp_min(1).log()
-    logits, chosen = _memory_logits(query, memory, plan, frame, seen)
+        seen = seen & ((links > 0) | own)
+        times = links if links.dtype.is_floating_point else None
+
+    def score(keys: Tensor) -> Tensor:
+        return scheme.score(query, keys, memory, frame).float()
+
+    live = memory.keys.requires_grad
+    logits = None if scheme.after_choice else score(memory.keys.detach())
+    chosen = _choose(query, memory, plan, frame, logits)
+    if logits is None:
+        logits, segment = _placed(query, key, memory.detach(), scheme, frame, chosen, seen)
+        if live:
+            again, _ = _placed(query, key, memory, scheme, frame, chosen, seen)
+            logits = again.where(chosen.live, logits)
+    else:
+        segment = frame.dot(query, frame.index, key, frame.index).float()
+        if live:
+            logits = score(memory.keys).where(chosen.live, logits)
+    if chosen.times is not None:
+        logits = logits + chosen.times.clamp_min(1).log()
+    if times is not None:
+        segment = segment + times.clamp_min(1).log()
     weighing = Weighing(logits, chosen, segment, seen)
     return grouped(weighing, memory, notes) if plan.fusion == "grouped" else weighing
 
@@ -137,38 +156,43 @@ def fuse_gated(read: Tensor, other: Tensor, gate: Tensor, any_visible: Tensor) -
     return read * share + other * (1 - share)
 
 
-def _memory_logits(
-    query: Tensor, memory: Memory, plan: LayerPlan, frame: Frame, seen: Tensor
-) -> tuple[Tensor, Selection]:
-    """Give the logits of all slots [B, H, T, M], live ones with gradient, and the choice."""
-    scheme, heads = plan.positions, query.shape[1]
+def _choose(
+    query: Tensor, memory: Memory, plan: LayerPlan, frame: Frame, logits: Tensor | None
+) -> Selection:
+    """Let the reading choose among all slots, by their logits if they are known."""
     if not len(memory):
-        nothing = query.new_zeros(*query.shape[:3], 0)
-        return nothing.float(), Selection(nothing.bool(), nothing.bool())
-    if scheme.after_choice:
-        frame = frame._replace(before=seen.sum(-1) - 1)
-
-    def score(keys: Tensor, visible: Tensor | None) -> Tensor:
-        return scheme.score(query, keys, memory, frame, visible).float()
-
+        nothing = query.new_zeros(*query.shape[:3], 0, dtype=torch.bool)
+        return Selection(nothing, nothing)
     free = ~memory.used[:, :, None, :].expand(-1, -1, query.shape[2], -1)
-    view = View(
-        memory=memory,
-        query=query,
-        queries=frame.positions,
-        real=frame.real,
-        taken=spread(free, heads),
-        logits=None if scheme.after_choice else score(memory.keys.detach(), None),
-        layer=plan.layer,
+    return plan.reading.select(
+        View(
+            memory=memory,
+            query=query,
+            queries=frame.positions,
+            real=frame.real,
+            taken=spread(free, query.shape[1]),
+            logits=logits,
+            layer=plan.layer,
+        )
     )
-    chosen = plan.reading.select(view)
-    shown = chosen.visible if scheme.after_choice else None
-    logits = score(memory.keys.detach(), shown) if view.logits is None else view.logits
-    if memory.keys.requires_grad:
-        logits = score(memory.keys, shown).where(chosen.live, logits)
-    if chosen.times is not None:
-        logits = logits + chosen.times.clamp_min(1).log()
-    return logits, chosen
+
+
+def _placed(
+    query: Tensor,
+    key: Tensor,
+    memory: Memory,
+    scheme: Positions,
+    frame: Frame,
+    chosen: Selection,
+    seen: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Give the logits of slots and tokens under a scheme that places them after the choice."""
+    shape = (*query.shape[:3], -1)
+    visible = torch.cat([chosen.visible.expand(shape), seen.expand(shape)], -1)
+    tokens = Memory(key, key, frame.positions.where(frame.real, FREE))
+    slots = memory.append(tokens)
+    logits = scheme.score(query, slots.keys, slots, frame, visible).float()
+    return logits[..., : len(memory)], logits[..., len(memory) :]
 
 
 def _recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,6 +124,12 @@ class Call:
         neighbour = neighbours(len(first), first.device)
         return memory.rows(neighbour).moved(first - first[neighbour])
 
+    def on_own_slots(self, share: Tensor) -> Tensor | None:
+        """Say how much attention each row's own slots got [B, H, N, M], from whoever saw them."""
+        if self.use == "other":
+            return share[neighbours(len(share), share.device).argsort()]
+        return share if self.use == "own" else None
+
 
 def unimem_attention(
     module: nn.Module,
@@ -197,7 +203,7 @@ def _with_memory(
                     queries = call.stored[:, s, layout.text]
                     call.watch(layer, slots[:, :, layout.text], queries, shown)
                 if plan.observes:
-                    mine = slots[..., : len(state)] if call.use == "own" else None
+                    mine = call.on_own_slots(slots[..., : len(state)])
                     state, tokens = _observe(plan, state, tokens, mine, own)
         else:
             out = _within_segments(module, q, k, v, scaling, call)
@@ -215,7 +221,7 @@ def _observe(
 ) -> tuple[Memory, Memory]:
     """Note how much attention the row's slots and the segment's tokens got from its real tokens.
 
-    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; no slots under a control.
+    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; None if no slots were shown.
     """
     heads, real = tokens.keys.shape[1], tokens.used[:, 0]
     last = (real * torch.arange(1, len(tokens) + 1, device=real.device)).argmax(1)

@@ -42,7 +42,6 @@ class Frame(NamedTuple):
     limit: int
     real: Tensor
     """Which queries are no padding [B, T]."""
-    before: Tensor = torch.empty(0)
 
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int

@@ -1,7 +1,7 @@
 """Position schemes: where memory keys stand for the rotary embedding when they are read.
 
 No dimension of its own in UniMem, but every number depends on it. Tokens of the segment itself
-always stand where they are.
+stand where they are, unless the scheme is `after_choice`.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size.
 """
@@ -46,11 +46,6 @@ class Frame(Protocol):
         """The segment length."""
         ...
 
-    @property
-    def before(self) -> Tensor:
-        """How many tokens of its own segment each query sees before itself [B or 1, 1 or H, T]."""
-        ...
-
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
     ) -> Tensor:
@@ -65,16 +60,23 @@ class Positions(Option, ABC):
     """A position scheme of memory keys."""
 
     after_choice: ClassVar[bool] = False
-    """Whether it must know which slots a query sees; then no reading can search by logits."""
+    """Whether it must know what a query sees; then no reading can search by logits. Such a scheme
+    places the tokens of the segment too."""
 
     orderless: ClassVar[bool] = False
     """Whether every slot stands at the same place."""
 
     @abstractmethod
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Give the unscaled logits [B, H, T, M] of un-rotated queries on `keys`, those of `memory`.
 
-        visible [B, 1 or H, T, M] is given to schemes that come `after_choice`.
+        A scheme that comes `after_choice` gets the slots of the memory and behind them the tokens
+        of the segment as one, and visible [B, H, T, M], which of them each query sees.
         """

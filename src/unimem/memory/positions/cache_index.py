@@ -36,14 +36,20 @@ class CacheIndex(Positions):
                 )
 
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Count the oldest slots from the left end, the newest from the right."""
         assert visible is not None
-        used = memory.used  # [B, 1 or G, M]
+        used = memory.used  # [B, 1 or G, M + T]
         from_left = used.cumsum(2) - used.long()
         from_right = used.flip(2).cumsum(2).flip(2) - used.long()
-        newest = frame.dot(query, frame.before + 1, keys, -from_right)
-        oldest = frame.dot(query, visible.sum(3) + frame.before, keys, from_left)
+        queries = -from_right[..., -query.shape[2] :]  # the segment's own places, from the right
+        newest = frame.dot(query, queries, keys, -from_right)
+        oldest = frame.dot(query, visible.sum(3) - 1, keys, from_left)
         hidden = spread(used[:, :, None, :], visible.shape[1]) & ~visible
         return newest.where(hidden.cumsum(3) > 0, oldest)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import option, spread
+from unimem.memory.option import Chosen, option, spread
 from unimem.memory.positions.base import Frame, Positions
 
 if TYPE_CHECKING:
@@ -25,8 +26,21 @@ class Capped(Positions):
 
     limit: Annotated[int, Field(gt=0)] | None = None
 
+    def problems(self, chosen: Chosen) -> Iterable[str]:
+        """Refuse a limit that the segment itself would exceed."""
+        if self.limit is not None and self.limit < chosen.segment_length:
+            yield (
+                f"memory.limit={self.limit} is less than memory.segment_length="
+                f"{chosen.segment_length}, but distances inside a segment are true; raise it"
+            )
+
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Turn each key to its place, and all but the near ones to one distance."""
         limit = frame.limit if self.limit is None else self.limit

@@ -21,7 +21,12 @@ class Unrotated(Positions):
     orderless: ClassVar[bool] = True
 
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Turn nothing."""
         return frame.dot(query, 0, keys, 0)

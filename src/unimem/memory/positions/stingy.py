@@ -37,7 +37,12 @@ class Stingy(Positions):
             )
 
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Turn each key to its place in the block, and the block to its place."""
         block, first = memory.blocks(self.block_size)

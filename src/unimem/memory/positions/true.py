@@ -19,7 +19,12 @@ class TruePositions(Positions):
     """The rotary distance is the distance in the document, as in the full-context model."""
 
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Turn each key to its place."""
         return frame.dot(query, frame.index, keys, memory.places + frame.origin[:, None])

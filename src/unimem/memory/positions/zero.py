@@ -21,7 +21,12 @@ class Zero(Positions):
     orderless: ClassVar[bool] = True
 
     def score(
-        self, query: Tensor, keys: Tensor, memory: Memory, frame: Frame, visible: Tensor | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        memory: Memory,
+        frame: Frame,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Turn the queries alone."""
         return frame.dot(query, frame.index, keys, 0)
