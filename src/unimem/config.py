@@ -176,6 +176,8 @@ def validate(node: DictConfig) -> Config:
     problems = _plan_problems(values["memory"], config.num_layers())
     if problems:
         raise ConfigError(_report(problems))
+    for remark in config.memory.plan(config.num_layers()).remarks:
+        logger.warning(remark)
     return config
 
 

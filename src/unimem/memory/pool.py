@@ -40,8 +40,8 @@ class Pooler:
     def __call__(self, memory: Memory) -> Memory:
         """Pool slots 0..c-1, c..2c-1 and so on, each over its used slots; free if it has none.
 
-        The last group may be smaller. A slot stands at the greatest place of its group. In a
-        convolution a free slot counts as zero.
+        The last group may be smaller. A slot stands at the greatest place of its group, and has got
+        the attention that the group got. In a convolution a free slot counts as zero.
         """
         padding = -len(memory) % self.rate
         positions = _pad(memory.positions, padding, -1, 1)
@@ -60,7 +60,12 @@ class Pooler:
             return (groups[..., None, :] @ kernel[None, :, None]).squeeze(-2).sum(3)
 
         keys, values = pooled(memory.keys, "keys"), pooled(memory.values, "values")
-        return type(memory)(keys, values, positions.amax(2))
+        notes = {
+            name: _pad(note, padding, 0, 2).unflatten(2, (-1, self.rate)).sum(3)
+            for name, note in memory.notes.items()
+            if note.dtype.is_floating_point
+        }
+        return type(memory)(keys, values, positions.amax(2), notes)
 
     def reconstruction(self, queries: Tensor, old: Memory, new: Memory) -> list[Tensor]:
         """Give the attention reconstruction loss of a convolution (Rae 2019, section 3.2), or none.

@@ -65,7 +65,6 @@ def weigh(
     if plan.local == "reading":
         places = frame.positions[:, None]
         links = plan.reading.links(places[..., None], places[:, :, None], heads, plan.layer)
-        links = spread(links, heads)
         own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
         seen = seen & ((links > 0) | own)
         times = links if links.dtype.is_floating_point else None

@@ -194,14 +194,14 @@ def _with_memory(
             frame, notes = call.frame(s), tokens.notes
             weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
-            watched = call.watch is not None and len(shown) > 0
-            if plan.observes or watched:
+            watch = call.watch if len(shown) else None
+            if plan.observes or watch is not None:
                 with torch.no_grad():
                     share = shares(weighing, shown, plan, gate)[:, :, layout.body]
                 slots, own = share[..., : len(shown)], share[..., len(shown) :][..., layout.body]
-                if watched:
+                if watch is not None:
                     queries = call.stored[:, s, layout.text]
-                    call.watch(layer, slots[:, :, layout.text], queries, shown)
+                    watch(layer, slots[:, :, layout.text], queries, shown)
                 if plan.observes:
                     mine = call.on_own_slots(slots[..., : len(state)])
                     state, tokens = _observe(plan, state, tokens, mine, own)

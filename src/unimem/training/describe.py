@@ -45,14 +45,14 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         real = body.needs <= longest - start
         positions = (place + torch.arange(len(real)))[None].where(real, FREE)
         place += len(real)
-        tokens = Memory(*2 * (torch.ones(1, heads, len(real), 1),), positions)
+        ones = torch.ones(1, heads, len(real), 1)
+        tokens = Memory(ones, ones, positions)
         for writing in plan.writings:
             tokens = writing.annotate(tokens, body.inserted)
         got = {name: tokens.keys[..., 0] for name in plan.observes}
         if "last" in got:
             got["last"] = got["last"][:, :1]
-        queries = torch.ones(1, heads, len(real), 1)
-        segment = Segment(tokens.noted(**got), body.inserted, queries, weights)
+        segment = Segment(tokens.noted(**got), body.inserted, ones, weights)
         written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
         state = plan.management.evict(written, len(written) - len(state), segment)
         slots = (state.positions, *state.notes.values())

@@ -37,11 +37,13 @@ class Recompress(Management):
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse to compress what is no longer token by token."""
-        if any(writing.num_learned or writing.marks_blocks for writing in chosen.writings):
-            yield (
-                "memory.management=recompress pools neighbouring tokens of the text, but "
-                "memory.writing inserts tokens or marks blocks; choose memory.writing=direct"
-            )
+        for writing in chosen.writings:
+            if not (writing.at_input or writing.every_token):
+                yield (
+                    "memory.management=recompress pools neighbouring tokens of the text, which "
+                    f"{writing.label} does not leave in memory one by one; choose "
+                    "memory.writing=direct"
+                )
 
     def weight_shapes(self, kv_heads: int, head_size: int) -> Mapping[str, tuple[int, ...]]:
         """The kernels of a learned convolution."""

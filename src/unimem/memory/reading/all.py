@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, final
+from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
@@ -23,9 +23,12 @@ class All(PlaceReading):
     2307.03170). Evaluation never does.
     """
 
-    gapless: ClassVar[bool] = True
-
     crossbatch: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def gapless(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Everything has no gap."""
+        return True
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Link everything."""

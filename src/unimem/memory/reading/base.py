@@ -78,12 +78,12 @@ class View:
 
     def cosines(self) -> Tensor:
         """Cosines of un-rotated queries and keys [B, H, T, M], as constants."""
-        query, keys = (x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in self._vectors())
+        query, keys = (
+            x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
+            for x in (self.query.detach().float(), self.memory.keys.detach().float())
+        )
         rows = query.reshape(*keys.shape[:2], -1, keys.shape[3])
         return (rows @ keys.mT).view(*query.shape[:3], -1)
-
-    def _vectors(self) -> tuple[Tensor, Tensor]:
-        return self.query.detach().float(), self.memory.keys.detach().float()
 
 
 class Reading(Option, ABC):
@@ -111,8 +111,8 @@ class Reading(Option, ABC):
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Say which tokens see which by their places, or how often.
 
-        queries [B, 1, T, 1] and keys [B, 1 or G, 1, M] are places in the document; gives
-        [B, 1 or G or heads, T, M]. Only of a reading that is `by_place`.
+        queries [B, 1, T, 1] and keys [B, 1 or heads, 1, M] are places in the document; gives
+        [B, 1 or heads, T, M]. Only of a reading that is `by_place`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not choose by place")
 
@@ -136,8 +136,8 @@ class PlaceReading(Reading):
 
     def select(self, view: View) -> Selection:
         """Choose the linked slots that are left."""
-        queries, keys = view.queries[:, None, :, None], view.memory.places[:, :, None, :]
-        times = spread(self.links(queries, keys, view.heads, view.layer), view.heads)
+        queries, places = view.queries[:, None, :, None], spread(view.memory.places, view.heads)
+        times = self.links(queries, places[:, :, None, :], view.heads, view.layer)
         visible = (times > 0) & ~view.taken
         return Selection(visible, visible, times if times.dtype.is_floating_point else None)
 
@@ -167,9 +167,7 @@ class Union(Reading):
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Say how often tokens see each other under the first reading that links them."""
-        first, *others = (
-            spread(part.links(queries, keys, heads, layer), heads) for part in self._parts
-        )
+        first, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
         times = first.float()
         for other in others:
             times = times.where(times > 0, other.float())

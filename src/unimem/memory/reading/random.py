@@ -43,7 +43,7 @@ class Random(PlaceReading):
             drawn = _mix(drawn + (part + 1) * 2654435761)
         drawn = drawn.masked_fill(candidate > block - self.random_gap, 2**31)
         count = min(self.random_blocks, len(candidate))
-        value, index = drawn.topk(count, -1, largest=False)  # [B, heads, T, count]
+        index = drawn.topk(count, -1, largest=False).indices  # [B, heads, T, count]
         chosen = drawn.new_zeros(drawn.shape).scatter(-1, index, 1).bool() & (drawn < 2**31)
         own = (keys // self.random_size - self.random_first).expand(*chosen.shape[:3], -1)
         inside = (own >= 0) & (own < len(candidate))

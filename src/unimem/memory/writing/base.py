@@ -22,6 +22,9 @@ class Writing(Option, ABC):
     unit: ClassVar[str] = "slots"
     """What it leaves behind in a layer: `slots`, or the `matrix` of an associative memory."""
 
+    every_token: ClassVar[bool] = False
+    """Whether it leaves one slot for each token of the text and nothing else."""
+
     num_learned: int = 0
     """How many learned tokens it inserts copies of, at the model's input."""
 
@@ -31,9 +34,6 @@ class Writing(Option, ABC):
 
 class LayerWriting(Writing):
     """A writing into the memory of an injected layer."""
-
-    marks_blocks: ClassVar[bool] = False
-    """Whether it says itself which slots form a block, by the note `block`."""
 
     speaks: ClassVar[bool] = False
     """Whether what it inserts predicts the next token in place of the text token before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.option import option
 from unimem.memory.writing.base import LayerWriting
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @option
 class Direct(LayerWriting):
     """Direct writing: the un-rotated keys and the values that the layer computed of the text."""
+
+    every_token: ClassVar[bool] = True
 
     def write(self, memory: Memory, segment: Segment) -> Memory:
         """Leave the text as it is."""

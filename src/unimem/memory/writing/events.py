@@ -28,7 +28,7 @@ class Events(LayerWriting):
     must be known before the next.
     """
 
-    marks_blocks: ClassVar[bool] = True
+    every_token: ClassVar[bool] = True
     needs_surprise: ClassVar[bool] = True
 
     surprise_gamma: Annotated[float, Field(gt=0)]

@@ -27,15 +27,23 @@ class Landmark(LayerWriting):
     Blocks are read by the grouped softmax: memory.fusion=grouped.
     """
 
-    marks_blocks: ClassVar[bool] = True
     landmarks: ClassVar[bool] = True
     speaks: ClassVar[bool] = True
-    num_learned: ClassVar[int] = 1
 
     block_size: Annotated[int, Field(gt=0)]
 
+    @property
+    def num_learned(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All landmarks are copies of one learned token."""
+        return 1
+
     def problems(self, chosen: Chosen) -> Iterable[str]:
-        """Refuse a softmax in which landmarks would be read as text."""
+        """Refuse a softmax in which landmarks are read as text, and heads with other blocks."""
+        if chosen.management.per_head:
+            yield (
+                "memory.writing=landmark marks blocks that all heads share, but "
+                "memory.management lets each head keep other tokens; choose another of the two"
+            )
         if chosen.fusion != "grouped":
             yield (
                 f"memory.fusion={chosen.fusion} would read landmarks as if they were text; "

@@ -1,0 +1,182 @@
+"""What cannot be combined is refused in a sentence that names it; what can be combined works."""
+
+import itertools
+
+import pytest
+import torch
+from models import make_model, tokens
+
+from unimem.config import ConfigError, compose
+from unimem.memory.plan import DIMENSIONS, PlanError, option_names
+from unimem.memory.settings import MemorySettings
+from unimem.model.attach import attach
+from unimem.model.recurrence import read
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (
+            ["memory.reading=associative", "memory.fusion=gated"],
+            ["reading=associative reads the matrix", "memory.writing=direct does not write"],
+        ),
+        (
+            ["memory.writing=associative", "memory.management=unbounded"],
+            ["writing=associative writes the matrix", "memory.reading=similarity never reads"],
+        ),
+        (
+            ["method=infini_attention", "memory.fusion=joint"],
+            ["memory.fusion=joint has no place", "set memory.fusion=gated"],
+        ),
+        (
+            ["method=infini_attention", "memory.management=fifo"],
+            ["memory.management=fifo bounds slots", "choose memory.management=unbounded"],
+        ),
+        (["method=landmark", "memory.fusion=joint"], ["fusion=joint would read landmarks as"]),
+        (["memory.fusion=grouped"], ["fusion=grouped weighs blocks by their landmarks"]),
+        (
+            ["method=landmark", "memory.writing=[landmark,summary_tokens]", "memory.num_summary=2"],
+            ["both insert tokens"],
+        ),
+        (["method=gist", "memory.bptt_segments=0"], ["bptt_segments=0", "learn nothing"]),
+        (["memory.local=reading"], ["local=reading", "similarity does not choose by place"]),
+        (
+            ["method=unimix", "memory.reading=position", "memory.local=reading"],
+            ["soft tokens have none"],
+        ),
+        (
+            ["memory.positions=cache_index"],
+            ["cache_index counts places", "needs memory.reading=all"],
+        ),
+        (
+            ["memory.reading=position", "memory.stride=2", "memory.positions=cache_index"],
+            ["position with memory.stride=1"],
+        ),
+        (
+            ["memory.crossbatch=1", "memory.positions=true"],
+            ["crossbatch=1 reads other documents", "positions=zero or none"],
+        ),
+        (["memory.threshold=0.5"], ["threshold=0.5 is of cosines", "memory.metric=cosine"]),
+        (["method=h2o", "memory.recent=2000"], ["memory.recent=2000 of memory.size=1024"]),
+        (
+            ["method=infllm", "memory.management=score_evict"],
+            ["block_similarity reads blocks that all heads share"],
+        ),
+        (
+            ["method=landmark", "memory.management=score_evict"],
+            ["positions=stingy places blocks that all heads share"],
+        ),
+        (["method=em_llm", "memory.management=fifo"], ["events compares", "management=unbounded"]),
+        (
+            ["method=compressive_transformer", "memory.writing=pooling"],
+            ["recompress pools neighbouring tokens", "memory.writing=pooling does not leave"],
+        ),
+        (["method=lm_infinite", "memory.limit=100"], ["memory.limit=100 is less than", "raise it"]),
+        (
+            ["method=longnet", "memory.dilated_rates=[1,2]"],
+            ["dilated_spans=[2048, 4096, 8192]", "differ in length"],
+        ),
+        (["method=longnet", "memory.dilated_rates=[2,2,4]"], ["must begin with 1"]),
+    ],
+)
+def test_misfits_are_named(overrides, messages):
+    with pytest.raises(ConfigError) as error:
+        compose(*overrides)
+    for message in messages:
+        assert message in str(error.value)
+
+
+def test_a_list_is_a_budget_for_each_layer_unless_the_budget_is_a_list():
+    one = compose("method=longnet", "memory.dilated_spans=[512,1024,2048]").memory.plan(22)
+    assert one.layers[3].reading.dilated_spans == [512, 1024, 2048]
+    each = [[512 + i, 1024] for i in range(22)]
+    two = compose("method=longnet", f"memory.dilated_spans={each}", "memory.dilated_rates=[1,2]")
+    assert two.memory.plan(22).layers[3].reading.dilated_spans == [515, 1024]
+
+
+def test_what_looks_ahead_says_so(caplog):
+    compose("method=infllm")
+    assert "memory.retrieval=segment: which blocks a token reads depends on later" in caplog.text
+    caplog.clear()
+    compose("method=longmem")
+    assert not caplog.text
+
+
+OPTIONS = {
+    "all": {},
+    "position": {"window": 5, "num_global": 1},
+    "similarity": {"topk": 3},
+    "strided": {"period": 3},
+    "random": {"random_size": 2, "random_blocks": 1},
+    "dilated": {"dilated_spans": [4, 12], "dilated_rates": [1, 2]},
+    "block_similarity": {"block_size": 3, "topk_blocks": 2, "representatives": 2},
+    "associative": {},
+    "fifo": {"size": 9},
+    "clear_all": {"size": 12},
+    "unbounded": {},
+    "pinned_fifo": {"size": 7, "num_pinned": 2},
+    "score_evict": {"size": 8, "recent": 2},
+    "recompress": {"size": 6, "compressed_size": 2, "rate": 2, "pool": "conv"},
+    "direct": {},
+    "pooling": {"rate": 2, "pool": "max"},
+    "landmark": {"block_size": 3},
+    "summary_tokens": {"num_summary": 2},
+    "events": {"surprise_gamma": 0.5, "surprise_window": 6},
+}
+KINDS = [[name for name in option_names(d) if name in OPTIONS] for d in DIMENSIONS[:3]]
+
+
+def test_whatever_is_not_refused_runs():
+    """Every choice of one option each, with every scheme and fusion: refused, or finite."""
+    model, ids = make_model(layers=2), tokens(2, 29)
+    ran, refused = set(), set()
+    schemes = itertools.cycle(
+        itertools.product(option_names("positions"), ("joint", "gated", "grouped"))
+    )
+    for choice in itertools.product(*KINDS):
+        options = [{name: dict(OPTIONS[name])} for name in choice]
+        for positions, fusion in itertools.islice(schemes, 5):
+            fields = {"limit": 8} if positions == "capped" else {}
+            if positions == "stingy":
+                fields = {"topk_blocks": 2, "block_size": 3}
+            try:
+                memory = MemorySettings(
+                    segment_length=6,
+                    **dict(zip(DIMENSIONS, [*options, {"all": {}}], strict=True)),
+                    positions=positions,
+                    fusion=fusion,
+                    bptt_segments=1,
+                    **fields,
+                )
+                memory.plan(2)
+            except PlanError as error:
+                assert all(len(problem) > 30 for problem in error.problems)
+                refused.add((choice, positions, fusion))
+                continue
+            got = read(attach(model.train(), memory), ids)
+            got.nll[:, 1:].mean().backward()
+            assert got.logits.isfinite().all(), (choice, positions, fusion)
+            assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+            model.zero_grad()
+            ran.add((choice, positions, fusion))
+    assert len(ran) > 100 and len(refused) > 100
+    seen = {name for choice, *_ in ran for name in choice}
+    assert seen >= set(OPTIONS) - {"landmark", "associative"}  # these need two choices to agree
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=landmark", "memory.reading=[position,block_similarity]", "memory.block_size=3"],
+        [
+            "method=infini_attention",
+            "memory.reading=[position,associative]",
+            "memory.writing=[direct,associative]",
+        ],
+    ],
+)
+def test_what_needs_two_choices_to_agree_joins_others(overrides):
+    """A window beside landmarks, and beside an associative memory."""
+    memory = compose(*overrides, "memory.window=4", "memory.segment_length=6").memory
+    got = read(attach(make_model(layers=2), memory), tokens(2, 29))
+    assert torch.isfinite(got.logits).all()
