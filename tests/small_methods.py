@@ -1,8 +1,9 @@
-"""Every preset with budgets small enough for a tiny model of three layers and segments of a few tokens.
+"""Every preset with budgets for a tiny model of three layers and segments of a few tokens.
 
 `overrides` are those of the command line, `budgets` what the method's reference is told.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from unimem.config import compose
@@ -76,7 +77,9 @@ SMALL = {
     "memorizing_transformer": _small("topk=4", "size=18", layers=(0, 2), topk=4, size=18),
     "rmt": _small("num_soft_tokens=3", num_soft_tokens=3),
     "sparse_transformer": _small("window=4", "period=5", period=5),
-    "sparse_transformer_fixed": _small("window_block=5", "period=5", "columns=2", period=5, columns=2),
+    "sparse_transformer_fixed": _small(
+        "window_block=5", "period=5", "columns=2", period=5, columns=2
+    ),
     "streaming_llm": _small(
         "num_pinned=3", "num_global=3", "window=8", "size=8", num_pinned=3, window=9
     ),
@@ -95,6 +98,7 @@ METHODS = sorted(f.stem for f in (config_root() / "conf" / "method").glob("*.yam
 METHODS.remove("custom")
 
 
+@cache
 def small_memory(method: str, segment_length: int = 8, *more: str) -> MemorySettings:
     """The memory of a preset, as composed from its file, with small budgets."""
     overrides = [*SMALL[method].overrides, f"memory.segment_length={segment_length}", *more]

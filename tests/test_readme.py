@@ -7,6 +7,7 @@ import torch
 from models import make_model
 
 from unimem.config import compose
+from unimem.memory.plan import DIMENSIONS, option_names
 from unimem.paths import config_root
 
 README = (config_root() / "README.md").read_text()
@@ -36,6 +37,15 @@ def test_training_commands_compose():
     assert len(commands) >= 3
     for _, *overrides in commands:
         compose(*overrides)
+
+
+def test_dimensions_and_schemes_are_all_named():
+    top = README.split("## Two commands")[0]
+    for dimension in DIMENSIONS:
+        (row,) = (line for line in top.splitlines() if line.startswith(f"| `memory.{dimension}`"))
+        assert set(re.findall(r"`(\w+)`", row)) == set(option_names(dimension))
+    (beside,) = re.findall(r"`memory\.positions`.*?\((.*?)\)", top, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", beside)) == set(option_names("positions"))
 
 
 def test_layout_names_what_exists():

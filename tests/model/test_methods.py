@@ -17,7 +17,7 @@ SHAPES = [(8, 37, 0), (5, 29, 1)]  # segment length, document length, seed
 
 
 def build(method, kv_heads, length, seed=0, *more):
-    """A model with the method's memory, its weights set to something that shows, and a plain one."""
+    """A model with the method's memory, what that adds set to random, and a plain one."""
     memory = small_memory(method, length, *more)
     plain = make_model(kv_heads=kv_heads, seed=seed)
     model = attach(make_model(kv_heads=kv_heads, seed=seed), memory)

@@ -1,15 +1,18 @@
 """python -m unimem.cli.methods: the README's table of methods, made from conf/method/*.yaml."""
 
+from dataclasses import fields
 from typing import Any
 
 from unimem.config import Config, compose
-from unimem.memory.plan import DIMENSIONS, option_fields
+from unimem.memory.plan import DIMENSIONS, option_class, option_fields
+from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root
 
 HEADER = (
     "method",
     *DIMENSIONS,
-    "positions, fusion",
+    "positions",
+    "fusion",
     "gradient back",
     "exact",
 )
@@ -33,18 +36,27 @@ def _row(config: Config) -> tuple[str, ...]:
             ", ".join(_option(d, name, given) for name, given in memory.choice(d).items())
             for d in DIMENSIONS
         ),
-        f"{memory.positions}, {memory.fusion}" if at_layers else "",
+        _positions(memory) if at_layers else "",
+        memory.fusion if at_layers else "",
         f"{memory.bptt_segments} segments" if "bptt_segments" in memory.model_fields_set else "",
         f"{'yes' if method.exact else 'nearest'}: {method.note}",
     )
 
 
+def _positions(memory: MemorySettings) -> str:
+    """Say the scheme, and whether the reading's pattern holds for the own segment too."""
+    scheme, given = memory.scheme()
+    own = "; own segment too" if memory.local == "reading" else ""
+    return _option("positions", scheme, given) + own
+
+
 def _option(dimension: str, name: str, given: Any) -> str:
-    fields = option_fields(dimension, name, given)
+    """Name an option and its budgets, but for those that are as they would be anyway."""
+    usual = {field.name: field.default for field in fields(option_class(dimension, name))}
     shown = ", ".join(
-        _span(value) if isinstance(value, list) else f"{key} {value}"
-        for key, value in fields.items()
-        if not isinstance(value, bool)
+        _span(value) if key == "indices" else f"{key} {'null' if value is None else value}"
+        for key, value in option_fields(dimension, name, given).items()
+        if value != usual[key]
     )
     return f"{name} ({shown})" if shown else name
 

@@ -102,7 +102,7 @@ class MemorySettings(BaseModel):
             for key in ("segment_length", "positions", "fusion", "local", "bptt_segments")
             if key in self.model_fields_set
         }
-        return flat | {f"memory.{key}": value for key, value in self._scheme_fields().items()}
+        return flat | {f"memory.{key}": value for key, value in self.scheme()[1].items()}
 
     def plan(self, num_layers: int | None) -> MemoryPlan:
         """Build the options for a model of `num_layers` layers. Raises `PlanError`.
@@ -112,18 +112,18 @@ class MemorySettings(BaseModel):
         return make_plan(
             segment_length=self.segment_length,
             bptt_segments=self.bptt_segments,
-            positions=(self.positions, self._scheme_fields()),
+            positions=self.scheme(),
             fusion=self.fusion,
             local=self.local,
             choices={dimension: self.choice(dimension) for dimension in DIMENSIONS},
             num_layers=num_layers,
         )
 
-    def _scheme_fields(self) -> dict[str, Any]:
-        """Give the fields of the position scheme, from the knobs of their names."""
+    def scheme(self) -> tuple[str, dict[str, Any]]:
+        """Give the position scheme and its fields, from the knobs of their names."""
         extra = self.model_extra or {}
         names = [field.name for field in fields(option_class("positions", self.positions))]
-        return {name: extra[name] for name in names if extra.get(name) is not None}
+        return self.positions, {k: extra[k] for k in names if extra.get(k) is not None}
 
     def _combination_problems(self) -> list[str]:
         """Name every impossible combination."""
