@@ -20,7 +20,8 @@ class Made:
     """A cell: its overrides as text, and what it is to have measured.
 
     All documents differ, by the same in every cell; `uneven` is added to the loss of even documents
-    and taken from that of odd ones. `more` replaces parts of the result.
+    and taken from that of odd ones. `columns` are other losses of every token, of controls and
+    bounds. `more` replaces parts of the result.
     """
 
     overrides: str
@@ -32,6 +33,7 @@ class Made:
     tokens_per_second: float = 1000.0
     seconds: float = 10.0
     documents: int = 8
+    columns: dict[str, float] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,6 +63,7 @@ def _write(output: Path, i: int, cell: Made, seed: int) -> dict[str, Any]:
     signs = np.where(np.arange(cell.documents) % 2, -1.0, 1.0)
     nll = cell.nll + 0.1 * np.arange(cell.documents) + cell.uneven * signs
     columns = {"own": [np.full(LENGTH - 1, x) for x in nll]}
+    columns |= {k: [np.full(LENGTH - 1, x)] * cell.documents for k, x in cell.columns.items()}
     TokenTable.of([f"d{d}" for d in range(cell.documents)], columns).save(folder)
     (folder / "config.yaml").write_text("{}")
     (folder / "result.json").write_text(json.dumps(_result(cell, seed) | cell.more))

@@ -218,3 +218,25 @@ def test_statements_of_the_shipped_studies_can_be_read():
         for profile in [None, *(read_study_file(str(file)).profiles or [])]:
             report = read_study_file(str(file), profile).fields.get("report") or {}
             assert all(check.sentence for check in read_checks(report.get("checks", [])))
+
+
+def test_controls_and_the_gap_are_shown_where_they_were_read(tmp_path):
+    bounds = {"bound_none": 2.0, "bound_unlimited": 1.0}
+    controls = {"off": 2.5, "other": 4.0}
+    study = make_study(
+        tmp_path,
+        Made(overrides="method=vanilla", nll=2.15, columns=bounds),
+        Made(overrides="method=rmt", nll=1.15, columns=bounds | controls),
+    )
+    written = write_study_report(study, tmp_path / "made")
+    text = written.page.with_suffix(".md").read_text()
+    # the mean loss is 0.35 above nll, over documents 0.1 apart
+    assert "### The same weights without their memory" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| rmt | +1.0000 ["))
+    assert "| -50.0% [" in row and "| +2.5000 [" in row and "| -200.0% [" in row
+    assert "| vanilla | +" not in text
+    assert (tmp_path / "made" / "gap.png").is_file() and "](gap.png)" in text
+
+
+def test_without_controls_there_is_no_table_of_them(page):
+    assert "without their memory" not in page.with_suffix(".md").read_text()

@@ -61,7 +61,7 @@ class Pooler:
 
         keys, values = pooled(memory.keys, "keys"), pooled(memory.values, "values")
         notes = {
-            name: _pad(note, padding, 0, 2).unflatten(2, (-1, self.rate)).sum(3)
+            name: _pad(note, padding, 0, 2).view(*note.shape[:2], -1, self.rate).sum(3)
             for name, note in memory.notes.items()
             if note.dtype.is_floating_point
         }

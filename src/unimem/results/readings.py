@@ -5,7 +5,7 @@ Shapes: K seeds, N tokens of all documents together.
 
 import hashlib
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,23 @@ from unimem.evaluation.statistics import Estimate, several_seeds
 from unimem.evaluation.tokens import TokenTable
 from unimem.results.study import CellRecord, Group
 
+CONTROLS = {"off": "memory off", "other": "another document's memory"}
+"""The controls, and what they are in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """What the finished seeds of a group read: losses `own` [K, N] of the tokens of `table`."""
+    """What the finished seeds of a group read: losses `own` [K, N] of the tokens of `table`.
+
+    controls: the same with memory `off` and with the memory of an `other` document, where all seeds
+    read so.
+    """
 
     group: Group
     seeds: tuple[int, ...]
     own: np.ndarray
     table: TokenTable
+    controls: Mapping[str, np.ndarray]
 
     @property
     def cells(self) -> list[CellRecord]:
@@ -46,17 +54,25 @@ class Readings:
         """Estimate the mean loss over seeds and documents."""
         return several_seeds(self.own, self.table.document)
 
-    def gap_closed(self) -> Estimate | None:
+    def without_own(self, control: str) -> Estimate | None:
+        """Estimate by how much the loss rises under a control; None if it was not read."""
+        if control not in self.controls:
+            return None
+        return several_seeds(self.controls[control] - self.own, self.table.document)
+
+    def gap_closed(self, control: str | None = None) -> Estimate | None:
         """Estimate which share of the way from the best loss without memory to the best with it.
 
-        None if the best possible losses are not known.
+        With the own memory, or under a control. None if the best possible losses are not known, or
+        the control was not read.
         """
+        losses = self.own if control is None else self.controls.get(control)
         columns = self.table.columns
-        if "bound_none" not in columns:
+        if "bound_none" not in columns or losses is None:
             return None
         none = columns["bound_none"].astype(np.float64)
         gap = float((none - columns["bound_unlimited"]).mean())
-        beyond = several_seeds(self.own - none, self.table.document)
+        beyond = several_seeds(losses - none, self.table.document)
         return Estimate(
             mean=-beyond.mean / gap,
             low=-beyond.high / gap,
@@ -78,8 +94,14 @@ def load(group: Group) -> tuple[str, Readings]:
     }
     if len(identities) > 1:
         raise ValueError(f"{group.label}: its seeds read different documents; give them one corpus")
-    own = np.stack([table.columns["own"] for table in tables])
-    return identities.pop(), Readings(group=group, seeds=seeds, own=own, table=tables[0])
+    losses = {
+        use: np.stack([table.columns[use] for table in tables])
+        for use in ("own", *CONTROLS)
+        if all(use in table.columns for table in tables)
+    }
+    own = losses.pop("own")
+    readings = Readings(group=group, seeds=seeds, own=own, table=tables[0], controls=losses)
+    return identities.pop(), readings
 
 
 def _identity(cell: CellRecord, table: TokenTable) -> str:

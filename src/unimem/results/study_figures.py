@@ -9,6 +9,7 @@ from unimem.results.blocks import Picture
 from unimem.results.canvas import LOSS, MOST, Colours, colours_of
 from unimem.results.collect import read_metrics
 from unimem.results.comparison import Panel, pareto_front
+from unimem.results.readings import CONTROLS
 from unimem.results.select import in_words, number
 from unimem.results.study_plots import (
     Point,
@@ -18,6 +19,7 @@ from unimem.results.study_plots import (
     plot_learning,
     plot_positions,
     plot_rows,
+    plot_shares,
 )
 
 RELATIVE = "difference from {} (nats per token)"
@@ -42,6 +44,8 @@ def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
         yield _heat_map(panel, (axes[0], axes[1]), grid, folder / f"{prefix}heat_map.png")
     elif len(panel.readings) > 1:
         yield _rows(panel, folder / f"{prefix}settings.png")
+    if any(r.controls and r.gap_closed() for r in panel.readings):
+        yield _shares(panel, folder / f"{prefix}gap.png")
 
 
 def draw_readings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
@@ -97,6 +101,32 @@ def _heat_map(
     told = f" Not on the map: {', '.join(beside)}." if beside else ""
     said = "in bold the lowest and what cannot be told from it"
     return Picture(path, f"Loss over {axes[0]} and {axes[1]}, {said}.{told}")
+
+
+def _shares(panel: Panel, path: Path) -> Picture:
+    """Draw the share of the gap that each setting closes, and that it would close without memory.
+
+    What is far worse than no memory at all is drawn at the left edge.
+    """
+    rows: dict[str, dict[str, Point]] = {}
+    edge = -100.0
+    for i in _by_loss(panel)[:ROWS]:
+        marks = {"own memory": panel.readings[i].gap_closed()}
+        marks |= {words: panel.readings[i].gap_closed(use) for use, words in CONTROLS.items()}
+        rows[panel.labels[i]] = {
+            way: Point(
+                x=0.0, **{k: max(edge, 100 * getattr(e, k)) for k in ("mean", "low", "high")}
+            )
+            for way, e in marks.items()
+            if e is not None
+        }
+    plot_shares(path, xlabel="share of the gap closed (%)", rows=rows)
+    return Picture(
+        path,
+        "Share of the gap between the best losses possible without memory (0) and with all of the "
+        "document in memory (100) that the same weights close with their own memory, without, and "
+        f"with another document's; {edge:.0f} is that or less.",
+    )
 
 
 def _rows(panel: Panel, path: Path) -> Picture:

@@ -72,6 +72,26 @@ def plot_rows(path: Path, *, xlabel: str, rows: Mapping[str, Point], reference: 
     save(figure, path)
 
 
+def plot_shares(path: Path, *, xlabel: str, rows: Mapping[str, Mapping[str, Point]]) -> None:
+    """Draw a row for each setting with a mark for each way in which it was read."""
+    figure, axes = new_figure((6, 1.6 + 0.3 * len(rows)))
+    ways = dict.fromkeys(way for marks in rows.values() for way in marks)
+    for way, colour, marker in zip(ways, COLOURS, "os^", strict=False):
+        places = [(y, marks[way]) for y, marks in enumerate(rows.values()) if way in marks]
+        ys = [y for y, _ in places]
+        means = [point.mean for _, point in places]
+        axes.plot(means, ys, marker, color=colour, markersize=5, linestyle="none", label=way)
+        low, high = ([getattr(point, end) for _, point in places] for end in ("low", "high"))
+        axes.hlines(ys, low, high, color=colour)
+    for line in (0, 100):
+        axes.axvline(line, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 40) for label in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(xlabel)
+    save(figure, path, axes)
+
+
 def plot_heat_map(
     path: Path,
     *,

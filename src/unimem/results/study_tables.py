@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from unimem.evaluation.statistics import Estimate
 from unimem.results.blocks import Block, Code, Heading, Measured, Paragraph, Table
 from unimem.results.comparison import Panel
-from unimem.results.readings import Readings
+from unimem.results.readings import CONTROLS, Readings
 from unimem.results.study import StudyRecord, differing
 from unimem.results.study_figures import evaluation_cost, training_cost
 from unimem.results.tables import short
@@ -20,6 +20,7 @@ def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
     yield from _levels(panel, f"{prefix}{LOSSES}")
     if len(panel.readings) > 1:
         yield from _differences(panel, f"{prefix}differences")
+    yield from _controls(panel, f"{prefix}controls")
     yield from _costs(panel, f"{prefix}cost")
 
 
@@ -76,6 +77,31 @@ def _differences(panel: Panel, name: str) -> Iterator[Block]:
     yield Heading(f"Difference from {panel.labels[panel.reference]}", 3)
     head = ["setting", "nats per token", "perplexity ratio", "p (Holm)", "seeds", "verdict"]
     yield Table(name=name, head=head, rows=rows)
+
+
+def _controls(panel: Panel, name: str) -> Iterator[Block]:
+    """Show what the same weights lose without their memory, and with another document's."""
+    shown = [r for r in panel.readings if r.controls]
+    if not shown:
+        return
+    known = shown[0].gap_closed() is not None
+    rows: list[list[str | Measured]] = []
+    for r in shown:
+        row: list[str | Measured] = [r.group.label]
+        for control in CONTROLS:
+            estimates = [(r.without_own(control), "+.4f")]
+            estimates += [(r.gap_closed(control), ".1%")] if known else []
+            row += ["-" if e is None else _measured(e, form) for e, form in estimates]
+        rows.append(row)
+    yield Heading("The same weights without their memory", 3)
+    head = ["setting"]
+    for words in CONTROLS.values():
+        head += [f"{words}, less own"] + ([f"{words}: share of the gap"] if known else [])
+    yield Table(name=name, head=head, rows=rows)
+    yield Paragraph(
+        "Nats per token by which the loss rises. What memory does shows in the first; that it is "
+        "this document's memory that does it, in the second."
+    )
 
 
 def _costs(panel: Panel, name: str) -> Iterator[Block]:
