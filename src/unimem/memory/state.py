@@ -210,13 +210,14 @@ class Segment:
     """A finished segment, as the options of one layer see it.
 
     tokens are its text and what writing inserted into it, in the order of the sequence, at their
-    places; padding stands at `FREE`. inserted [N] says which of them were inserted. queries
-    [B, H, N, D] are un-rotated. weights are those that the layer's options declare; what they put
-    into losses is added to the training loss.
+    places; padding stands at `FREE`. text_at and inserted_at say where among them the ones and the
+    others stand. queries [B, H, N, D] are un-rotated. weights are those that the layer's options
+    declare; what they put into losses is added to the training loss.
     """
 
     tokens: Memory
-    inserted: Tensor
+    text_at: Tensor
+    inserted_at: Tensor
     queries: Tensor
     weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     losses: list[Tensor] = field(default_factory=list[Tensor])
@@ -224,14 +225,12 @@ class Segment:
     @property
     def text(self) -> Memory:
         """The text tokens alone."""
-        if not bool(self.inserted.any()):
-            return self.tokens
-        return self.tokens.take((~self.inserted).nonzero()[:, 0])
+        return self.tokens.take(self.text_at) if len(self.inserted_at) else self.tokens
 
     @property
     def summary(self) -> Memory:
         """The inserted tokens alone."""
-        return self.tokens.take(self.inserted.nonzero()[:, 0])
+        return self.tokens.take(self.inserted_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ its soft tokens, N of them without, T text tokens, D head size.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, Segment
 from unimem.model.attend import attend, shares, weigh
+from unimem.model.body import Body
 from unimem.model.rotary import Frame, Table, rotate
 
 NAME = "unimem"
@@ -40,22 +41,6 @@ class Watch(Protocol):
         ...
 
 
-class Layout(NamedTuple):
-    """How the tokens of a segment stand: [soft tokens | text and inserted tokens | soft tokens]."""
-
-    prefix: int
-    """Soft tokens in front."""
-    inserted: Tensor
-    """Which of the N tokens between the soft ones were inserted by writing."""
-    text: Tensor
-    """Where among them the text stands [T]."""
-
-    @property
-    def body(self) -> slice:
-        """Where the text and what was inserted stand in the segment."""
-        return slice(self.prefix, self.prefix + len(self.inserted))
-
-
 class Call:
     """What one forward pass needs beyond queries, keys and values, and what it leaves behind.
 
@@ -70,7 +55,8 @@ class Call:
         memories: Mapping[int, Memory],
         *,
         table: Callable[[Tensor], Table],
-        layout: Layout,
+        body: Body,
+        prefix: int,
         index: Tensor,
         positions: Tensor,
         stored: Tensor,
@@ -83,21 +69,23 @@ class Call:
     ):
         """Describe S segments of L tokens each.
 
-        index [B or 1, L] are rotary indices, positions [B, S, L] places in the document, stored
-        [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S] whether a
-        segment begins a document, `detach` whether gradient is cut before a segment, `seen`
-        [B, 1, L, L] a mask if it is not plainly causal, weights what memory adds to the model's,
-        `watch` is told what the text tokens read.
+        `body` says how the N tokens between the soft ones stand, `prefix` how many soft ones stand
+        in front. index [B or 1, L] are rotary indices, positions [B, S, L] places in the document,
+        stored [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S]
+        whether a segment begins a document, `detach` whether gradient is cut before a segment,
+        `seen` [B, 1, L, L] a mask if it is not plainly causal, weights what memory adds to the
+        model's. `watch` is told what the text tokens read.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.losses = dict[int, list[Tensor]]()
-        self.table, self.layout, self.index, self.positions = table, layout, index, positions
+        self.table, self.index, self.positions = table, index, positions
+        self.tokens, self.body = body, slice(prefix, prefix + len(body.source))
         self.stored, self.starts, self.detach = stored, starts, detach
         self.seen, self.use, self.weights, self.watch = seen, use, weights or {}, watch
 
     def frame(self, segment: int) -> Frame:
         """Say where the queries of a segment stand."""
-        positions, body = self.positions[:, segment], self.layout.body
+        positions, body = self.positions[:, segment], self.body
         first = slice(body.start, body.start + 1)
         origin = self.index[:, first] - positions[:, first]
         real = torch.ones_like(positions, dtype=torch.bool)
@@ -120,7 +108,7 @@ class Call:
             return memory
         if self.use == "off":
             return replace(memory.last(0), matrix=None)
-        first = self.positions[:, segment, self.layout.prefix]
+        first = self.positions[:, segment, self.body.start]
         neighbour = neighbours(len(first), first.device)
         return memory.rows(neighbour).moved(first - first[neighbour])
 
@@ -172,7 +160,7 @@ def _with_memory(
     plan: LayerPlan,
 ) -> Tensor:
     """Read, attend, write, one segment after another: a segment never reads itself."""
-    layer, layout = plan.layer, call.layout
+    layer, body = plan.layer, call.body
     state = call.memories[layer] if layer in call.memories else Memory.empty(key)
     length = call.index.shape[1]
     gate, weights = call.weights.get(f"gates.{layer}"), call.layer_weights(layer)
@@ -186,9 +174,9 @@ def _with_memory(
         shown = call.shown(state, s)
         if module.training and plan.reading.crossbatch:
             shown = _with_other_rows(shown, plan.reading.crossbatch)
-        tokens = Memory(k[:, :, layout.body], v[:, :, layout.body], call.stored[:, s])
+        tokens = Memory(k[:, :, body], v[:, :, body], call.stored[:, s])
         for writing in plan.writings:
-            tokens = writing.annotate(tokens, layout.inserted)
+            tokens = writing.annotate(tokens, call.tokens.inserted)
         if len(shown) or shown.matrix is not None or not plan.plain:
             seen = causal(length, q.device) if call.seen is None else call.seen
             frame, notes = call.frame(s), tokens.notes
@@ -197,18 +185,19 @@ def _with_memory(
             watch = call.watch if len(shown) else None
             if plan.observes or watch is not None:
                 with torch.no_grad():
-                    share = shares(weighing, shown, plan, gate)[:, :, layout.body]
-                slots, own = share[..., : len(shown)], share[..., len(shown) :][..., layout.body]
+                    share = shares(weighing, shown, plan, gate)[:, :, body]
+                slots, own = share[..., : len(shown)], share[..., len(shown) :][..., body]
                 if watch is not None:
-                    queries = call.stored[:, s, layout.text]
-                    watch(layer, slots[:, :, layout.text], queries, shown)
+                    text = call.tokens.text_at
+                    watch(layer, slots[:, :, text], call.stored[:, s, text], shown)
                 if plan.observes:
                     mine = call.on_own_slots(slots[..., : len(state)])
                     state, tokens = _observe(plan, state, tokens, mine, own)
         else:
             out = _within_segments(module, q, k, v, scaling, call)
         outs.append(out)
-        segment = Segment(tokens, layout.inserted, q[:, :, layout.body], weights, losses)
+        where = call.tokens.text_at, call.tokens.inserted_at
+        segment = Segment(tokens, *where, q[:, :, body], weights, losses)
         written = reduce(lambda memory, each: each.write(memory, segment), plan.writings, state)
         state = plan.management.evict(written, len(written) - len(state), segment)
     call.written.setdefault(layer, state)

@@ -20,8 +20,10 @@ class Body(NamedTuple):
     """Which were inserted [N]."""
     needs: Tensor
     """How many real text tokens a row must have for each to be real [N]."""
-    text: Tensor
+    text_at: Tensor
     """Where the text stands [T]."""
+    inserted_at: Tensor
+    """Where the others stand [N - T]."""
     speaks: Tensor
     """Whose output predicts the token after each text token [T]."""
 
@@ -36,10 +38,10 @@ def segment_body(plan: MemoryPlan, length: int, device: torch.device) -> Body:
     source = torch.tensor([token[2] for token in tokens], device=device)
     inserted = source >= length
     needs = torch.tensor([after + is_text for after, is_text, _ in tokens], device=device)
-    text = (~inserted).nonzero()[:, 0]
-    speaks = text
+    text_at, inserted_at = (~inserted).nonzero()[:, 0], inserted.nonzero()[:, 0]
+    speaks = text_at
     if writing is not None and writing.speaks:
         last = torch.tensor([after - 1 for after, _ in inserts], device=device)
-        speaks = text.clone()
-        speaks[last] = inserted.nonzero()[:, 0]
-    return Body(source, inserted, needs, text, speaks)
+        speaks = text_at.clone()
+        speaks[last] = inserted_at
+    return Body(source, inserted, needs, text_at, inserted_at, speaks)

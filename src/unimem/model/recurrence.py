@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
-from unimem.model.attention import Call, Layout, Use, Watch, causal, neighbours
+from unimem.model.attention import Call, Use, Watch, causal, neighbours
 from unimem.model.body import segment_body
 from unimem.model.rotary import Table
 
@@ -160,7 +160,7 @@ def _call(
     if bool(starts[:, 0].any()):
         bank = bank.forget(starts[:, 0])
     body = segment_body(memory.plan, T, input_ids.device)
-    N = len(body.inserted)
+    N = len(body.source)
     embeds = cast(Tensor, model.get_input_embeddings()(input_ids))
     if memory.inserted_tokens is not None:
         learned = memory.inserted_tokens.to(embeds.dtype)
@@ -190,7 +190,8 @@ def _call(
         memory.plan,
         bank.layers,
         table=_table(model, embeds),
-        layout=Layout(P, body.inserted, body.text),
+        body=body,
+        prefix=P,
         index=index,
         positions=places[..., None] + torch.arange(-P, L - P, device=places.device).clamp_min(0),
         stored=stored,

@@ -52,7 +52,7 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         got = {name: tokens.keys[..., 0] for name in plan.observes}
         if "last" in got:
             got["last"] = got["last"][:, :1]
-        segment = Segment(tokens.noted(**got), body.inserted, ones, weights)
+        segment = Segment(tokens.noted(**got), body.text_at, body.inserted_at, ones, weights)
         written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
         state = plan.management.evict(written, len(written) - len(state), segment)
         slots = (state.positions, *state.notes.values())
