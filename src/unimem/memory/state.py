@@ -115,21 +115,6 @@ class Memory:
         """Set notes [B, 1 or G, M]."""
         return replace(self, notes={**self.notes, **notes})
 
-    def blocks(self, size: int) -> tuple[Tensor, Tensor]:
-        """Number each row's blocks from its oldest, and say where each begins, [B, M] both.
-
-        Blocks are those that the note `block` tells, else aligned groups of `size` places. Slots
-        of a block stand together; what is said of a free slot means nothing.
-        """
-        if "block" in self.notes:
-            first = self.notes["block"][:, 0]
-        else:
-            first = self.positions // size * size
-        first = first.where(self.valid, FREE)
-        begins = self.valid.clone()
-        begins[:, 1:] &= first[:, 1:] != first[:, :-1]
-        return (begins.cumsum(1) - 1).clamp_min(0), first
-
     def forget(self, rows: Tensor) -> "Memory":
         """Free every slot of the rows where `rows` [B] is true."""
         each = rows.view(-1, *[1] * (self.positions.ndim - 1))

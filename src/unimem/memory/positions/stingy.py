@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
+from unimem.memory.blocks import blocks
 from unimem.memory.option import Chosen, option
 from unimem.memory.positions.base import Frame, Positions
 
@@ -45,7 +46,7 @@ class Stingy(Positions):
         visible: Tensor | None = None,
     ) -> Tensor:
         """Turn each key to its place in the block, and the block to its place."""
-        block, first = memory.blocks(self.block_size)
+        block, first = blocks(memory, self.block_size)
         width = self.block_size + ("mark" in memory.notes)
         age = block[:, -1:] - block
         slot = (self.topk_blocks - age).clamp_min(0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
+from unimem.memory.blocks import blocks, representatives
 from unimem.memory.option import Chosen, option
 from unimem.memory.reading.base import Reading, Selection, View
 
@@ -63,13 +64,14 @@ class BlockSimilarity(Reading):
     def select(self, view: View) -> Selection:
         """Score blocks by their representatives, and choose."""
         memory, scores = view.memory, view.scores
-        block, _ = memory.blocks(self.block_size)
+        block, _ = blocks(memory, self.block_size)
         count = int(block.max()) + 1
-        weight = self._weights(memory.notes, block, memory.valid)[:, None, None, :]
+        weight = representatives(memory, block, self.representatives)[:, None, None, :]
         index = block[:, None, None, :]
         taken, real = view.taken, view.real[:, None, :, None]
         if self.retrieval == "segment":
-            scores = (scores * real).sum((1, 2), keepdim=True) / real.sum(2, keepdim=True)
+            number = real.sum(2, keepdim=True).clamp_min(1)
+            scores = (scores * real).sum((1, 2), keepdim=True) / number
             taken = ((taken & real) | ~memory.valid[:, None, None, :]).any(2, keepdim=True)
             taken = taken.any(1, keepdim=True)
         shape = (*scores.shape[:3], count)
@@ -86,21 +88,6 @@ class BlockSimilarity(Reading):
         chosen = self._widened(chosen) & candidate
         visible = chosen.gather(-1, each) & ~view.taken
         return Selection(visible, visible if self.grad_topk else visible.new_zeros(()))
-
-    def _weights(self, notes: Mapping[str, Tensor], block: Tensor, valid: Tensor) -> Tensor:
-        """Give each slot's share in the score of its block [B, M]."""
-        if "mark" in notes:
-            represents = (notes["mark"][:, 0] > 0) & valid
-        elif self.representatives is None:
-            represents = valid
-        else:
-            got = notes["home"].sum(1)
-            better = (got[:, None, :] > got[:, :, None]) & (block[:, None, :] == block[:, :, None])
-            better &= valid[:, None, :]
-            represents = valid & (better.sum(2) < self.representatives)
-        number = block.new_zeros(len(block), int(block.max()) + 1)
-        number = number.scatter_add(1, block, represents.long())
-        return represents / number.gather(1, block).clamp_min(1)
 
     def _widened(self, chosen: Tensor) -> Tensor:
         """Add the neighbours of the chosen blocks."""

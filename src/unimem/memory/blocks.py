@@ -1,0 +1,56 @@
+"""Slots in blocks, and which of them stand for a block.
+
+Shapes: B rows, M slots.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory
+
+
+def blocks(memory: Memory, size: int) -> tuple[Tensor, Tensor]:
+    """Number each row's blocks from its oldest, and say at which place each begins, [B, M] both.
+
+    Blocks are those that the note `block` tells, else aligned groups of `size` places. Slots of a
+    block stand together; what is said of a free slot means nothing.
+    """
+    noted = memory.notes.get("block")
+    first = memory.positions // size * size if noted is None else noted[:, 0]
+    first = first.where(memory.valid, -1)
+    begins = memory.valid.clone()
+    begins[:, 1:] &= first[:, 1:] != first[:, :-1]
+    return (begins.cumsum(1) - 1).clamp_min(0), first
+
+
+def representatives(memory: Memory, block: Tensor, number: int | None) -> Tensor:
+    """Give each slot's share in the mean that stands for its block [B, M].
+
+    A block is represented by its landmarks if there are any, else by the `number` of its slots that
+    got the most attention from their own segment, or by all.
+    """
+    represents = memory.valid
+    if "mark" in memory.notes:
+        represents = represents & (memory.notes["mark"][:, 0] > 0)
+    elif number is not None:
+        got = memory.notes["home"].sum(1)
+        represents = represents & (_rank(got, block.where(memory.valid, -1)) < number)
+    total = block.new_zeros(len(block), int(block.max()) + 1)
+    total = total.scatter_add(1, block, represents.long())
+    return represents / total.gather(1, block).clamp_min(1)
+
+
+def _rank(score: Tensor, block: Tensor) -> Tensor:
+    """Number the slots of each block from its greatest score on [B, M]."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
+    ordered = block.gather(1, order)
+    begins = ordered.new_ones(ordered.shape).bool()
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    place = ordered.new_ones(ordered.shape).cumsum(1) - 1
+    rank = place - place.where(begins, 0).cummax(1).values
+    return rank.new_zeros(rank.shape).scatter(1, order, rank)
