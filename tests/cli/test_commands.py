@@ -89,6 +89,7 @@ def sweep_layers(tmp_path: Path, layers: str) -> list[int]:
     return sorted(record["memory"]["memory.layer"] for record in records(tmp_path))
 
 
+@pytest.mark.slow
 def test_sweep_over_layers(tmp_path):
     assert sweep_layers(tmp_path, "range(1,3)") == [1, 2]
 

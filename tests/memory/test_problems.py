@@ -126,6 +126,7 @@ OPTIONS = {
 KINDS = [[name for name in option_names(d) if name in OPTIONS] for d in DIMENSIONS[:3]]
 
 
+@pytest.mark.slow
 def test_whatever_is_not_refused_runs():
     """Every choice of one option each, with every scheme and fusion: refused, or finite."""
     model, ids = make_model(layers=2), tokens(2, 29)

@@ -17,6 +17,7 @@ from unimem.training.folder import weights_folder
 LONG = ("trainer.max_steps=400", "trainer.checkpoint_every=20", "injection_layer=0,1", "jobs=2")
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_its_cells_once(sweeps):
     cells = ("injection_layer=0,1", "jobs=2")
     code, out = sweeps.run(*cells)

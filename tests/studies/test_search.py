@@ -148,6 +148,7 @@ def test_the_study_lists_its_runs_for_the_report(search):
     assert study.unfinished == [] and study.fields["command"] == "unimem-search"
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_draws_the_same(search):
     arguments = (SIZE, *SUBSET, "trials=12")  # the first ten are drawn anywhere
     _, whole = run(search(*arguments, output="whole"), Instant(loss))

@@ -11,17 +11,26 @@ from unimem.training.resume import exactness, random_state, set_random_state
 
 RMT = ("method=rmt", "memory.num_soft_tokens=3")
 MEMTRANS = ("method=memorizing_transformer", "memory.injection.layers=[1]", "memory.topk=2")
+H2O = ("method=h2o", "memory.size=7", "memory.recent=3")
+INFINI = ("method=infini_attention",)
 GATED = (*MEMTRANS, "memory.fusion=gated", "memory.bptt_segments=2")
 
 
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        pytest.param(XL, (), id="transformer_xl"),
         pytest.param(RMT, (), id="soft tokens"),
-        pytest.param(MEMTRANS, (), id="top-k"),
-        pytest.param(GATED, ("trainer.gradient_checkpointing=true",), id="gated, checkpointing"),
-        pytest.param(XL, ("trainer.accumulate=2",), id="accumulate=2"),
+        pytest.param(H2O, (), id="notes, heads with tokens of their own"),
+        pytest.param(INFINI, (), id="matrix", marks=pytest.mark.slow),
+        pytest.param(XL, (), id="transformer_xl", marks=pytest.mark.slow),
+        pytest.param(MEMTRANS, (), id="top-k", marks=pytest.mark.slow),
+        pytest.param(
+            GATED,
+            ("trainer.gradient_checkpointing=true",),
+            id="gated, checkpointing",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(XL, ("trainer.accumulate=2",), id="accumulate=2", marks=pytest.mark.slow),
     ],
 )
 def test_continued_from_any_step_equals_uninterrupted(runs, tmp_path, method, more):
