@@ -72,9 +72,9 @@ def test_position_schemes_are_words(word):
 
 
 def test_a_position_scheme_takes_its_knobs():
-    memory = compose("memory.positions=capped", "memory.limit=7").memory
-    assert memory.plan(22).layers[11].positions.limit == 7
-    assert memory.flat()["memory.limit"] == 7
+    memory = compose("memory.positions=capped", "memory.limit=700").memory
+    assert memory.plan(22).layers[11].positions.limit == 700
+    assert memory.flat()["memory.limit"] == 700
     with pytest.raises(ConfigError, match=r"memory\.limit is not used.*positions=zero"):
         compose("memory.limit=7")
 

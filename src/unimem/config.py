@@ -151,7 +151,7 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
-    del values["preset"]  # the knobs have taken from it what they need
+    _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
     return values
 
 
@@ -161,8 +161,9 @@ def validate(node: DictConfig) -> Config:
     Raises `ConfigError` with one line for each problem.
     """
     values = resolve(node)
-    used = set(values["memory"]) | set(values["memory"]["injection"])
-    for key in node.preset.keys() - used:
+    used = {key for key, value in values["memory"].items() if value is not None}
+    used |= set(values["memory"]["injection"])
+    for key in {key for key in node.preset if node.preset[key] is not None} - used:
         logger.warning(
             "method=%s: its %s=%s is not used by the options chosen, and is dropped",
             values["method"]["name"],
@@ -179,6 +180,19 @@ def validate(node: DictConfig) -> Config:
     for remark in config.memory.plan(config.num_layers()).remarks:
         logger.warning(remark)
     return config
+
+
+def _drop_unused(memory: dict[str, Any], preset: dict[str, Any]) -> None:
+    """Set to null what only the preset sets, and nothing chosen takes."""
+    scheme = memory.get("positions", "zero")
+    known = memory | {"positions": "true" if scheme is True else scheme}
+    try:
+        unused = MemorySettings.model_construct(None, **known).unused()
+    except (ImportError, TypeError, AttributeError, ValueError):
+        return  # what is wrong is told when the settings are checked
+    for key in unused:
+        if preset.get(key) == memory[key]:
+            memory[key] = None
 
 
 def _plan_problems(memory: dict[str, Any], num_layers: int | None) -> list[str]:

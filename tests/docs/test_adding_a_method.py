@@ -57,6 +57,19 @@ def test_the_option_is_known_and_its_test_passes(folder, monkeypatch):
             )
 
 
+def test_a_position_scheme_of_ones_own(folder, monkeypatch):
+    """A file in `positions/`; the schemes of the project stay."""
+    own = folder / "my_conf" / "positions"
+    own.mkdir()
+    scheme = (config_root() / "src/unimem/memory/positions/capped.py").read_text()
+    (own / "fixed.py").write_text(scheme.replace("class Capped", "class Fixed"))
+    monkeypatch.setenv(CONFIG_DIR, str(folder / "my_conf"))
+    memory = compose("memory.positions=fixed", "memory.limit=600").memory
+    assert memory.plan(22).layers[11].positions.label == "memory.positions=fixed"
+    assert memory.plan(22).layers[11].positions.limit == 600
+    assert compose("memory.positions=true").memory.positions == "true"
+
+
 def test_a_wrong_budget_is_refused_by_its_flat_name(folder, monkeypatch):
     monkeypatch.setenv(CONFIG_DIR, str(folder / "my_conf"))
     with pytest.raises(ValueError, match=r"memory\.near.*-1"):

@@ -13,6 +13,9 @@ from unimem.model.attach import attach
 from unimem.model.recurrence import read
 
 
+ALL_ZERO = ["memory.reading=all", "memory.positions=zero"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "messages"),
     [
@@ -77,6 +80,48 @@ from unimem.model.recurrence import read
             ["dilated_spans=[2048, 4096, 8192]", "differ in length"],
         ),
         (["method=longnet", "memory.dilated_rates=[2,2,4]"], ["must begin with 1"]),
+        (["method=longnet", "memory.dilated_rates=[]"], ["memory.dilated_rates", "got []"]),
+        (["memory.size=[]"], ["memory.size=[]: give one number"]),
+        (
+            ["memory.writing=pooling", "memory.rate=[2,4]"],
+            ["memory.rate=[2, 4]: give one number, for every layer writes alike"],
+        ),
+        (
+            ["method=landmark", "memory.local=reading", "memory.positions=zero"],
+            ["could hide its own block from a landmark"],
+        ),
+        (["method=unimix", "memory.crossbatch=1"], ["memory.reading=position would take for its"]),
+        (
+            [
+                "method=landmark",
+                "memory.reading=all",
+                "memory.positions=zero",
+                "memory.crossbatch=1",
+            ],
+            ["memory.fusion=grouped would take for its own"],
+        ),
+        (["method=vanilla", "memory.writing=landmark"], ["landmark writes into layers, but no"]),
+        (
+            ["method=rmt", "memory.writing=[model_forward,summary_tokens]"],
+            ["summary_tokens writes into layers, but no layer has memory"],
+        ),
+        (
+            ["memory.reading=all", "memory.positions=stingy"],
+            ["memory.positions=stingy needs memory.topk_blocks", "+memory.topk_blocks=..."],
+        ),
+        (
+            ["method=landmark", "memory.management=pinned_fifo"],
+            ["memory.management=pinned_fifo may part a block from its landmark"],
+        ),
+        (
+            ["method=landmark", "memory.writing=[direct,landmark]"],
+            ["leaves the text in memory already"],
+        ),
+        (
+            ["method=landmark", "memory.management=clear_all", "memory.size=512"],
+            ["memory.size=512 is less than the 520 slots"],
+        ),
+        (["method=sparse_transformer_fixed", "memory.columns=200"], ["memory.columns=200"]),
     ],
 )
 def test_misfits_are_named(overrides, messages):
@@ -92,6 +137,16 @@ def test_a_list_is_a_budget_for_each_layer_unless_the_budget_is_a_list():
     each = [[512 + i, 1024] for i in range(22)]
     two = compose("method=longnet", f"memory.dilated_spans={each}", "memory.dilated_rates=[1,2]")
     assert two.memory.plan(22).layers[3].reading.dilated_spans == [515, 1024]
+
+
+def test_readings_with_lists_unite_and_a_presets_limit_is_dropped_with_a_line(caplog):
+    reading = compose("method=longnet", "memory.reading=[dilated,position]").memory.plan(22)
+    assert len(reading.layers[0].reading.parts) == 2
+    for scheme in ("true", "zero"):
+        caplog.clear()
+        memory = compose("method=lm_infinite", f"memory.positions={scheme}").memory
+        assert "limit=4096 is not used by the options chosen, and is dropped" in caplog.text
+        assert "memory.limit" not in memory.flat()
 
 
 def test_what_looks_ahead_says_so(caplog):

@@ -134,15 +134,22 @@ def test_other_poolings_and_rules_are_their_references():
 
 def test_crossbatch_reads_other_rows_in_training_only():
     ids = tokens(3, 37)
-    memory = small_memory("focused_transformer", 8, "memory.crossbatch=1")
-    model = attach(make_model(), memory)
+    more = ["memory.crossbatch=1", "memory.bptt_segments=99"]
+    model = attach(make_model(), small_memory("focused_transformer", 8, *more))
     for training, others in ((True, 1), (False, 0)):
         model.train(training)
         found = read(model, ids).logits
+        plain = make_model()
         expected = focused_transformer.logits(
-            make_model(), ids, length=8, layers=(0, 2), crossbatch=others
+            plain, ids, length=8, layers=(0, 2), crossbatch=others
         )
         close(found, expected)
+        weights = [m.get_input_embeddings().weight for m in (model, plain)]
+        gradients = [
+            torch.autograd.grad(out.square().mean(), weight)[0]
+            for out, weight in zip((found, expected), weights, strict=True)
+        ]
+        close(*gradients, 1e-4)
     with pytest.raises(ValueError, match=r"crossbatch=1 reads as many other rows.*has 1 rows"):
         read(model.train(), ids[:1])
 
@@ -181,7 +188,7 @@ def test_a_learned_pooling_is_a_convolution_and_learns_by_reconstruction_alone()
         expected = torch.nn.functional.conv1d(keys[:, head].mT, weight, stride=3).mT
         torch.testing.assert_close(new.keys[:, head], expected)
     assert new.positions.tolist() == [[2, 5, 8, 11]]
-    (loss,) = pooler.reconstruction(queries, old, new)
+    (loss,) = pooler.reconstruction(queries, old)
     loss.backward()
     assert kernels.grad is not None and kernels.grad.abs().sum() > 0
     assert keys.grad is None and queries.grad is None
@@ -244,3 +251,23 @@ def test_random_blocks_are_drawn_alike_everywhere():
         reading.links(places[None, None, :, None], places[None, None, None], 4, 2),
     )
     assert not torch.equal(other_head, whole[:, 1]) and not torch.equal(other_layer, whole)
+
+
+def test_a_forgotten_row_predicts_nothing_until_it_has_read():
+    model = attach(make_model(), small_memory("em_llm"))
+    with torch.no_grad():
+        bank = read(model, IDS).bank.forget(torch.tensor([True, False]))
+        after, fresh = read(model, IDS, bank=bank), read(model, IDS)
+    assert after.nll[0, 0].isnan() and after.nll[1, 0].isfinite()
+    close(after.logits[:1], fresh.logits[:1])
+
+
+def test_a_matrix_stays_finite_and_exact_under_autocast():
+    model = attach(make_model(), small_memory("infini_attention"))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight.mul_(1e3)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = read(model, IDS)
+    got.nll[:, 1:].mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert got.bank.layers[0].matrix.dtype == torch.float32

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -36,6 +37,10 @@ class Chosen:
     """All that is chosen for one layer; an option looks at it to say whether it fits."""
 
     segment_length: int
+    segment_tokens: int
+    """Tokens of a segment, those that writing inserts counted."""
+    segment_slots: int
+    """Slots that a whole segment leaves behind."""
     bptt_segments: int
     management: Management
     writings: tuple[Writing, ...]
@@ -81,7 +86,19 @@ class Chosen:
             )
         if self.fusion == "grouped" and any(w.at_input for w in self.writings):
             yield "memory.fusion=grouped has no block for soft tokens at the input; leave them out"
+        if self.fusion == "grouped" and self.local == "reading":
+            yield (
+                "memory.local=reading could hide its own block from a landmark; with "
+                "memory.fusion=grouped set memory.local=causal"
+            )
         crossed = max(reading.crossbatch for reading in self.readings)
+        alone = [reading for reading in self.readings if reading.crossbatch != crossed]
+        if crossed and (alone or self.fusion == "grouped"):
+            other = alone[0].label if alone else "memory.fusion=grouped"
+            yield (
+                f"memory.crossbatch={crossed} shows a row the slots of other documents, which "
+                f"{other} would take for its own; leave one of them out"
+            )
         if crossed and not self.positions.orderless:
             yield (
                 f"memory.crossbatch={crossed} reads other documents, whose places mean nothing "
@@ -157,3 +174,10 @@ def spread(x: Tensor, heads: int) -> Tensor:
     if x.shape[1] in (1, heads) or heads == 1:
         return x
     return x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast from computing in a type of half the bits."""
+    import torch
+
+    return torch.autocast(x.device.type, enabled=False)

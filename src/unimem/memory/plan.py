@@ -103,6 +103,12 @@ class MemoryPlan:
         return next((writing for writing in layered if writing.num_learned), None)
 
     @property
+    def segment_tokens(self) -> int:
+        """Tokens of a segment, those that writing inserts counted."""
+        inserted = 0 if self.inserting is None else len(self.inserting.inserts(self.segment_length))
+        return self.segment_length + inserted
+
+    @property
     def one_by_one(self) -> bool:
         """Whether a segment needs what the last layer made of the one before."""
         return self.soft is not None or self.needs_surprise
@@ -138,8 +144,13 @@ def option_names(dimension: str) -> list[str]:
     """List the options of a dimension, those of the user's own folder too."""
     files = [*(Path(__file__).parent / dimension).glob("*.py")]
     if own := own_config():
-        files += (own / f"memory.{dimension}").glob("*.py")
+        files += (own / _own_folder(dimension)).glob("*.py")
     return sorted(file.stem for file in files if file.stem not in ("__init__", "base"))
+
+
+def _own_folder(dimension: str) -> str:
+    """Name a dimension's folder in the user's own; a scheme is no group of configurations."""
+    return dimension if dimension == "positions" else f"memory.{dimension}"
 
 
 def option_class(dimension: str, name: str) -> type[Any]:
@@ -156,7 +167,7 @@ def option_class(dimension: str, name: str) -> type[Any]:
 def _own_module(dimension: str, name: str) -> ModuleType | None:
     """Load an option's file from the user's own folder, once; None if it is not there."""
     own = own_config()
-    file = None if own is None else own / f"memory.{dimension}" / f"{name}.py"
+    file = None if own is None else own / _own_folder(dimension) / f"{name}.py"
     if file is None or not file.is_file():
         return None
     loaded = f"{own}:{dimension}.{name}"
@@ -198,7 +209,14 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
                 if not isinstance(value, list):
                     continue
                 entries = cast(list[Any], value)
-                if key in listed and not all(isinstance(entry, list) for entry in entries):
+                if key in listed and not (entries and isinstance(entries[0], list)):
+                    continue
+                if dimension == "writing" or not entries:
+                    problems.append(
+                        f"memory.{key}={entries}: give one number"
+                        + (", for every layer writes alike" if dimension == "writing" else "")
+                    )
+                    values[key] = entries[0] if entries else 1
                     continue
                 if count is not None and len(entries) != count:
                     problems.append(
@@ -211,6 +229,12 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
         except ValidationError as error:
             for item in error.errors():
                 path = _flat_name(dimension, name, [str(part) for part in item["loc"]])
+                if item["type"] == "missing":
+                    problems.append(
+                        f"memory.{dimension}={name} needs {path}, which no option chosen declares; "
+                        f"set it with +{path}=..."
+                    )
+                    continue
                 problems.append(f"{path}: {item['msg']} (got {item['input']!r})")
     if problems:
         raise PlanError(problems)
@@ -266,6 +290,10 @@ def make_plan(
     remarks: dict[str, None] = {}
     plans: dict[int, LayerPlan] = {}
     writings: list[Writing] = build("writing", choices["writing"])
+    layered = [writing for writing in writings if isinstance(writing, LayerWriting)]
+    for writing in () if layers else layered:
+        if writing.num_learned or writing.needs_surprise:
+            problems[f"{writing.label} writes into layers, but no layer has memory"] = None
     for place, layer in enumerate(layers):
         parts: dict[str, list[Any]] = {}
         for dimension, choice in (
@@ -281,6 +309,8 @@ def make_plan(
             continue
         chosen = Chosen(
             segment_length=segment_length,
+            segment_tokens=segment_length + sum(len(w.inserts(segment_length)) for w in layered),
+            segment_slots=sum(writing.count(segment_length) for writing in layered),
             bptt_segments=bptt_segments,
             management=parts["management"][0],
             writings=tuple(writings),
@@ -294,7 +324,7 @@ def make_plan(
         plans[layer] = LayerPlan(
             layer=layer,
             reading=_united(parts["reading"]),
-            writings=tuple(w for w in writings if isinstance(w, LayerWriting)),
+            writings=tuple(layered),
             management=chosen.management,
             positions=chosen.positions,
             fusion=fusion,

@@ -51,13 +51,14 @@ class Pooler:
         def pooled(x: Tensor, name: str) -> Tensor:
             groups = _pad(x, padding, 0, 2).view(*x.shape[:2], -1, self.rate, x.shape[3])
             if self.pool == "max":
-                lowest = groups.masked_fill(~real, float("-inf")).amax(3)
-                return lowest.where(real.any(3), 0)
+                greatest = groups.masked_fill(~real, float("-inf")).amax(3)
+                return greatest.where(real.any(3), 0)
             groups = groups.where(real, 0)
             if self.pool == "mean":
-                return groups.sum(3) / real.sum(3).clamp_min(1)
+                mean = groups.sum(3) / real.sum(3).clamp_min(1)
+                return mean.to(x.dtype)  # autocast sums in float32
             kernel = self.weights[f"{self.name}_{name}"].to(x.dtype)
-            return (groups[..., None, :] @ kernel[None, :, None]).squeeze(-2).sum(3)
+            return (groups[..., None, :] @ kernel[None, :, None]).squeeze(-2).sum(3).to(x.dtype)
 
         keys, values = pooled(memory.keys, "keys"), pooled(memory.values, "values")
         notes = {
@@ -67,16 +68,19 @@ class Pooler:
         }
         return type(memory)(keys, values, positions.amax(2), notes)
 
-    def reconstruction(self, queries: Tensor, old: Memory, new: Memory) -> list[Tensor]:
+    def reconstruction(self, queries: Tensor, old: Memory) -> list[Tensor]:
         """Give the attention reconstruction loss of a convolution (Rae 2019, section 3.2), or none.
 
         The mean squared difference between what queries [B, H, T, D] read of the old slots and of
-        the new ones, without positions; its gradient reaches the kernels alone.
+        those that they become, without positions; its gradient reaches the kernels alone. There is
+        none where no gradient is wanted.
         """
-        if self.pool != "conv":
+        import torch
+
+        if self.pool != "conv" or not torch.is_grad_enabled():
             return []
         old = old.detach()
-        pooled = Pooler(self.name, self.pool, self.rate, self.weights)(old)
+        pooled = self(old)
         queries = queries.detach()
         difference = _read(queries, old) - _read(queries, pooled)
         return [difference.float().square().mean()]

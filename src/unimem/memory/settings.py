@@ -63,19 +63,23 @@ class MemorySettings(BaseModel):
             raise PlanError(
                 [f"memory.positions={self.positions} is not a scheme; choose from {names}"]
             )
-        chosen = [(dimension, name) for dimension in DIMENSIONS for name in self.choice(dimension)]
-        chosen.append(("positions", self.positions))
-        known = {field.name for option in chosen for field in fields(option_class(*option))}
         problems = [
             f"memory.{key} is not used by {self.label()}, memory.positions={self.positions}; "
             "leave it out"
-            for key, value in (self.model_extra or {}).items()
-            if key not in known and value is not None
+            for key in self.unused()
         ]
         problems += self._combination_problems()
         if problems:
             raise PlanError(problems)
         return self
+
+    def unused(self) -> list[str]:
+        """Name the knobs that are set, and that nothing chosen takes."""
+        chosen = [(dimension, name) for dimension in DIMENSIONS for name in self.choice(dimension)]
+        chosen.append(("positions", self.positions))
+        known = {field.name for option in chosen for field in fields(option_class(*option))}
+        extra = self.model_extra or {}
+        return [key for key, value in extra.items() if key not in known and value is not None]
 
     def choice(self, dimension: str) -> Choice:
         """Give the chosen options of a dimension."""

@@ -275,11 +275,14 @@ class MemoryBank:
 
     def forget(self, rows: Tensor) -> "MemoryBank":
         """Start the rows where `rows` [B] is true afresh; the others keep all they have."""
+        hidden = self.hidden
+        if hidden is not None:  # nothing predicts a document's first token
+            hidden = hidden.masked_fill(rows[:, None], torch.nan)
         return MemoryBank(
             self.position.masked_fill(rows, 0),
             {layer: memory.forget(rows).compact() for layer, memory in self.layers.items()},
             None if self.soft is None else self.soft.forget(rows),
-            self.hidden,
+            hidden,
         )
 
     def rows(self, index: Tensor) -> "MemoryBank":

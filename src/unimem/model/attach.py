@@ -90,12 +90,12 @@ def attach(model: PreTrainedModel, memory: MemorySettings) -> PreTrainedModel:
             "set it to 0"
         )
     sliding = getattr(config, "sliding_window", None)
-    if sliding is not None and memory.segment_length > sliding:
+    plan = memory.plan(config.num_hidden_layers)
+    if sliding is not None and plan.segment_tokens > sliding:
         raise ValueError(
             f"memory.segment_length={memory.segment_length} is longer than the model's "
-            f"sliding_window={sliding}; use segments of at most {sliding}"
+            f"sliding_window={sliding}; use segments of at most {sliding}, inserted tokens counted"
         )
-    plan = memory.plan(config.num_hidden_layers)
     attention.register()
     base = cast(Any, model.base_model)
     if not isinstance(base.rotary_emb, IdentityRotary):

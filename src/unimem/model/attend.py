@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unimem.memory.option import spread
+from unimem.memory.option import full_precision, spread
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Selection, View
@@ -72,18 +72,23 @@ def weigh(
     def score(keys: Tensor) -> Tensor:
         return scheme.score(query, keys, memory, frame).float()
 
-    live = memory.keys.requires_grad
-    logits = None if scheme.after_choice else score(memory.keys.detach())
-    chosen = _choose(query, memory, plan, frame, logits)
-    if logits is None:
-        logits, segment = _placed(query, key, memory.detach(), scheme, frame, chosen, seen)
-        if live:
-            again, _ = _placed(query, key, memory, scheme, frame, chosen, seen)
-            logits = again.where(chosen.live, logits)
+    searches = any(reading.searches for reading in plan.reading.parts)
+    known = score(memory.keys.detach()) if searches else None
+    chosen = _choose(query, memory, plan, frame, known)
+    if scheme.after_choice:
+        logits, segment = _placed(query, key, memory, scheme, frame, chosen, seen)
     else:
         segment = frame.dot(query, frame.index, key, frame.index).float()
-        if live:
-            logits = score(memory.keys).where(chosen.live, logits)
+        if known is not None and not memory.keys.requires_grad:
+            logits = known
+        else:
+            logits = score(memory.keys)
+    if memory.keys.requires_grad and not chosen.all_live:
+        if scheme.after_choice:
+            known, _ = _placed(query, key, memory.detach(), scheme, frame, chosen, seen)
+        elif known is None:
+            known = score(memory.keys.detach())
+        logits = logits.where(chosen.live, known)
     if chosen.times is not None:
         logits = logits + chosen.times.clamp_min(1).log()
     if times is not None:
@@ -109,7 +114,8 @@ def attend(
     if not len(memory):
         out = segment.out
     else:
-        visible, live, _ = weighing.chosen
+        chosen = weighing.chosen
+        visible, live = chosen.visible, None if chosen.all_live else chosen.live
         read = _part(weighing.memory, visible, memory.values, live)
         if gate is not None and not plan.reads_matrix:
             return fuse_gated(read.out, segment.out, gate, visible.any(-1, keepdim=True))
@@ -197,14 +203,18 @@ def _placed(
 def _recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Ask an associative memory [B, G, D, D + 1]: the answers [B, H, T, D], and which it has."""
     features = torch.nn.functional.elu(query.float()) + 1
-    answer = dot(features, matrix.mT)
+    with full_precision(query):
+        answer = dot(features, matrix.mT)
     weight = answer[..., -1:]
     known = weight > 0
     return answer[..., :-1] / weight.where(known, 1), known
 
 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:
-    """Softmax over the visible logits, in float32; gradient enters the values of live slots."""
+    """Softmax over the visible logits, in float32; gradient enters the values of live slots.
+
+    All are live if none are named.
+    """
     logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
     weights = logits.softmax(-1)
     # the largest weight is exp(largest logit - lse): cheaper than another pass of exponentials

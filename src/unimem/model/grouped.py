@@ -49,11 +49,11 @@ def grouped(weighing: "Weighing", memory: Memory, notes: Mapping[str, Tensor]) -
     logits = logits.where(own, through)
     visible = visible & ~mark & (own | (marked > -torch.inf))
 
-    chosen = weighing.chosen
-    chosen = chosen._replace(visible=visible[..., :slots])
+    read = visible[..., :slots]
+    live = read if weighing.chosen.all_live else weighing.chosen.live
     return weighing._replace(
         memory=logits[..., :slots],
-        chosen=chosen,
+        chosen=weighing.chosen._replace(visible=read, live=live),
         segment=logits[..., slots:],
         seen=visible[..., slots:],
     )

@@ -1,5 +1,6 @@
 """Which figures a study gets, and what is drawn in them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -114,11 +115,10 @@ def _shares(panel: Panel, path: Path) -> Picture:
         marks = {"own memory": panel.readings[i].gap_closed()}
         marks |= {words: panel.readings[i].gap_closed(use) for use, words in CONTROLS.items()}
         rows[panel.labels[i]] = {
-            way: Point(
-                x=0.0, **{k: max(edge, 100 * getattr(e, k)) for k in ("mean", "low", "high")}
-            )
+            way: Point(x=0.0, mean=mean, low=low, high=high)
             for way, e in marks.items()
             if e is not None
+            for mean, low, high in [[_at_least(edge, 100 * x) for x in (e.mean, e.low, e.high)]]
         }
     plot_shares(path, xlabel="share of the gap closed (%)", rows=rows)
     return Picture(
@@ -127,6 +127,11 @@ def _shares(panel: Panel, path: Path) -> Picture:
         "document in memory (100) that the same weights close with their own memory, without, and "
         f"with another document's; {edge:.0f} is that or less.",
     )
+
+
+def _at_least(edge: float, x: float) -> float:
+    """Move what lies beyond the edge to it; what is not known stays unknown."""
+    return x if math.isnan(x) else max(edge, x)
 
 
 def _rows(panel: Panel, path: Path) -> Picture:

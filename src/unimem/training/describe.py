@@ -22,7 +22,14 @@ def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype
     `dtype` is that of keys, values and summaries. Equals the greatest `MemoryBank.bytes_per_row`.
     """
     plan, config = attached(model).plan, model.config
-    total = sum(_most_bytes(layer, model, longest, dtype) for layer in plan.layers.values())
+    total = 0
+    measured: list[tuple[LayerPlan, int]] = []
+    for layer in plan.layers.values():
+        alike = [size for other, size in measured if other.options == layer.options]
+        if not alike:
+            alike = [_most_bytes(layer, model, longest, dtype)]
+            measured.append((layer, alike[0]))
+        total += alike[0]
     if plan.soft is not None:
         kept = plan.soft.soft_segments or -(-longest // plan.segment_length)
         total += kept * plan.soft.num_soft_tokens * config.hidden_size * dtype.itemsize
@@ -61,4 +68,6 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         if state.matrix is not None:
             bytes_held += heads * size * (size + 1) * torch.float32.itemsize
         most = max(most, bytes_held)
+        if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
+            break  # fuller than that it never is
     return most

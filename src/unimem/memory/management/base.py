@@ -20,6 +20,9 @@ class Management(Option, ABC):
     bounded: ClassVar[bool] = True
     """Whether slots ever leave."""
 
+    oldest_first: ClassVar[bool] = True
+    """Whether slots leave in the order in which they came."""
+
     per_head: bool = False
     """Whether heads come to hold different tokens."""
 

@@ -29,11 +29,11 @@ class ClearAll(Management):
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse a budget that cannot hold one segment."""
-        if self.size < chosen.segment_length:
+        if self.size < chosen.segment_slots:
             yield (
-                f"memory.size={self.size} is less than memory.segment_length="
-                f"{chosen.segment_length}: clear_all could not hold one segment; raise the one or "
-                "lower the other"
+                f"memory.size={self.size} is less than the {chosen.segment_slots} slots that a "
+                f"segment of memory.segment_length={chosen.segment_length} leaves: clear_all could "
+                "not hold one; raise the one or lower the other"
             )
 
     def most(self, written: int) -> int:

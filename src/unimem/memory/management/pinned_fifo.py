@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class PinnedFifo(Management):
     The document's first `num_pinned` slots never leave (attention sinks); beside them exactly the
     last `size` are kept.
     """
+
+    oldest_first: ClassVar[bool] = False
 
     size: Annotated[int, Field(gt=0)]
     num_pinned: Annotated[int, Field(gt=0)]

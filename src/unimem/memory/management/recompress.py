@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ class Recompress(Management):
     and of the new ones; with memory.bptt_segments=0 from it alone, as in the paper.
     """
 
+    oldest_first: ClassVar[bool] = False
+
     size: Annotated[int, Field(gt=0)]
     compressed_size: Annotated[int, Field(ge=0)] | None = None
     rate: Annotated[int, Field(gt=0)]
@@ -38,7 +40,7 @@ class Recompress(Management):
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse to compress what is no longer token by token."""
         for writing in chosen.writings:
-            if not (writing.at_input or writing.every_token):
+            if writing.unit == "slots" and not (writing.at_input or writing.every_token):
                 yield (
                     "memory.management=recompress pools neighbouring tokens of the text, which "
                     f"{writing.label} does not leave in memory one by one; choose "
@@ -75,7 +77,7 @@ class Recompress(Management):
             old = memory.keep(leaves[:, None], count)
             pooler = Pooler("recompress", self.pool, self.rate, segment.weights)
             pooled = pooler(old)
-            segment.losses.extend(pooler.reconstruction(segment.queries, old, pooled))
+            segment.losses.extend(pooler.reconstruction(segment.queries, old))
             pooled = pooled.noted(tier=(pooled.places >= 0).long())
             older = memory.keep((memory.valid & compressed)[:, None], len(memory))
             rest = memory.keep((memory.valid & ~compressed & ~leaves)[:, None], len(memory))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class ScoreEvict(Management):
     heads, what the segment's last query looked at (TOVA, Oren 2024, arXiv 2401.06104). Both papers
     evict after each token: so does this with memory.segment_length=1.
     """
+
+    oldest_first: ClassVar[bool] = False
 
     size: Annotated[int, Field(gt=0)]
     recent: Annotated[int, Field(ge=0)] = 0
@@ -59,5 +61,7 @@ class ScoreEvict(Management):
         newest = rank > rank[..., -1:] - self.recent
         score = memory.notes[self.evict_by]
         score = score.masked_fill(newest, float("inf")).masked_fill(~memory.used, float("-inf"))
-        best = score.topk(self.size, -1).indices
+        # of equals the newest, whatever stands beside them in other rows
+        order = score.flip(-1).argsort(dim=-1, descending=True, stable=True)
+        best = len(memory) - 1 - order[..., : self.size]
         return memory.keep(newest.new_zeros(score.shape).scatter(-1, best, True), self.size)

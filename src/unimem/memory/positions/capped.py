@@ -28,10 +28,10 @@ class Capped(Positions):
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse a limit that the segment itself would exceed."""
-        if self.limit is not None and self.limit < chosen.segment_length:
+        if self.limit is not None and self.limit < chosen.segment_tokens:
             yield (
-                f"memory.limit={self.limit} is less than memory.segment_length="
-                f"{chosen.segment_length}, but distances inside a segment are true; raise it"
+                f"memory.limit={self.limit} is less than the {chosen.segment_tokens} tokens of a "
+                "segment, inside which distances are true; raise it"
             )
 
     def score(

@@ -30,7 +30,7 @@ class Stingy(Positions):
     block_size: Annotated[int, Field(gt=0)]
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
-        """Refuse a memory whose slots form no blocks."""
+        """Refuse heads that hold different tokens: a block is one for all."""
         if chosen.management.per_head:
             yield (
                 "memory.positions=stingy places blocks that all heads share, but "

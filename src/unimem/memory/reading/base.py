@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
-from unimem.memory.option import Option, spread
+from unimem.memory.option import Option, full_precision, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,14 @@ class Selection(NamedTuple):
             times = other.times if times is None else times.where(self.visible, other.times)
         elif times is not None:
             times = times.where(self.visible, 1)
-        return Selection(self.visible | other.visible, self.live | other.live, times)
+        visible = self.visible | other.visible
+        alive = self.all_live and other.all_live
+        return Selection(visible, visible if alive else self.live | other.live, times)
+
+    @property
+    def all_live(self) -> bool:
+        """Whether gradient enters all that is visible; known from how the selection was made."""
+        return self.live is self.visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +77,6 @@ class View:
         assert self.logits is not None, "validation refuses a search under such a position scheme"
         return self.logits.detach()
 
-    @property
-    def distance(self) -> Tensor:
-        """How far back each slot lies [B, H, T, M], in tokens of the document."""
-        places = self.memory.places
-        return spread(self.queries[:, None, :, None] - places[:, :, None, :], self.heads)
-
     def cosines(self) -> Tensor:
         """Cosines of un-rotated queries and keys [B, H, T, M], as constants."""
         query, keys = (
@@ -83,7 +84,8 @@ class View:
             for x in (self.query.detach().float(), self.memory.keys.detach().float())
         )
         rows = query.reshape(*keys.shape[:2], -1, keys.shape[3])
-        return (rows @ keys.mT).view(*query.shape[:3], -1)
+        with full_precision(rows):
+            return (rows @ keys.mT).view(*query.shape[:3], -1)
 
 
 class Reading(Option, ABC):
@@ -147,7 +149,7 @@ class Union(Reading):
     """Several readings as one: each chooses among the slots that those before it left."""
 
     def __init__(self, parts: Iterable[Reading]):
-        self._parts = tuple(sorted(dict.fromkeys(parts), key=lambda part: part.searches))
+        self._parts = tuple(sorted(_distinct(parts), key=lambda part: part.searches))
         assert self._parts
 
         self.crossbatch = max(part.crossbatch for part in self._parts)
@@ -167,8 +169,19 @@ class Union(Reading):
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Say how often tokens see each other under the first reading that links them."""
-        first, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
-        times = first.float()
+        times, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
         for other in others:
-            times = times.where(times > 0, other.float())
+            if times.dtype.is_floating_point or other.dtype.is_floating_point:
+                times = times.float().where(times > 0, other.float())
+            else:
+                times = times | other
         return times
+
+
+def _distinct(parts: Iterable[Reading]) -> list[Reading]:
+    """Name each once; options with lists cannot be hashed."""
+    found: list[Reading] = []
+    for part in parts:
+        if part not in found:
+            found.append(part)
+    return found

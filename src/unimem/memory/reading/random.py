@@ -32,22 +32,35 @@ class Random(PlaceReading):
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Link to the blocks of smallest hash."""
-        block = queries // self.random_size  # [B, 1, T, 1]
-        last = int(block.max()) - self.random_gap
-        if last < self.random_first:
+        block, other = queries // self.random_size, keys // self.random_size - self.random_first
+        begin, last = int(block.min()), int(block.max())
+        number = last - self.random_gap - self.random_first + 1
+        if number < 1:
             return (queries < 0) & (keys < 0)
-        candidate = block.new_ones(last - self.random_first + 1).cumsum(0) - 1 + self.random_first
-        head = block.new_ones(heads).cumsum(0).sub(1)[:, None, None]
-        drawn: Any = self.random_seed
-        for part in (layer, head, block, candidate):
-            drawn = _mix(drawn + (part + 1) * 2654435761)
-        drawn = drawn.masked_fill(candidate > block - self.random_gap, 2**31)
-        count = min(self.random_blocks, len(candidate))
-        index = drawn.topk(count, -1, largest=False).indices  # [B, heads, T, count]
-        chosen = drawn.new_zeros(drawn.shape).scatter(-1, index, 1).bool() & (drawn < 2**31)
-        own = (keys // self.random_size - self.random_first).expand(*chosen.shape[:3], -1)
-        inside = (own >= 0) & (own < len(candidate))
-        return chosen.gather(-1, own.clamp(0, len(candidate) - 1)) & inside
+        head = block.new_ones(heads).cumsum(0) - 1
+        own = block.new_ones(last - begin + 1).cumsum(0) - 1 + begin
+        drawn = self._drawn(layer, head, own, number)  # [heads, blocks of queries, candidates]
+        place, sets = other.clamp(0, number - 1), other.shape[1]
+        linked = drawn.new_zeros(len(block), heads, block.shape[2], other.shape[3])
+        for row in range(len(block)):  # block by block first: rows of keys are then copied whole
+            asked = block[row, 0, :, 0] - begin
+            if sets == 1:
+                linked[row] = drawn[:, :, place[row, 0, 0]][:, asked]
+                continue
+            for i in range(heads):
+                linked[row, i] = drawn[i][:, place[row, i, 0]][asked]
+        return linked & (other >= 0) & (other < number)
+
+    def _drawn(self, layer: int, head: Tensor, block: Tensor, number: int) -> Tensor:
+        """Say for each head and block which of the `number` candidates are drawn."""
+        candidate = block.new_ones(number).cumsum(0) - 1 + self.random_first
+        value: Any = self.random_seed
+        for part in (layer, head[:, None, None], block[:, None], candidate):
+            value = _mix(value + (part + 1) * 2654435761)
+        late = candidate > block[:, None] - self.random_gap
+        value = value.masked_fill(late, 2**31)
+        best = value.topk(min(self.random_blocks, number), -1, largest=False).indices
+        return best.new_zeros(value.shape).scatter(-1, best, 1).bool() & ~late
 
 
 def _mix(x: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import option
+from unimem.memory.option import Chosen, option
 from unimem.memory.reading.base import PlaceReading
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ class Strided(PlaceReading):
 
     period: Annotated[int, Field(gt=0)]
     columns: Annotated[int, Field(ge=0)] = 0
+
+    def problems(self, chosen: Chosen) -> Iterable[str]:
+        """Refuse more columns than a block has."""
+        if self.columns > self.period:
+            yield (
+                f"memory.columns={self.columns} of a block of memory.period={self.period} tokens; "
+                "lower memory.columns"
+            )
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Link by the remainder of the distance, or of the key's place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from unimem.memory.option import option
+from unimem.memory.option import full_precision, option
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:
@@ -35,17 +35,18 @@ class Associative(LayerWriting):
         text = segment.text
         real = text.used[..., None]  # [B, 1, T, 1]
         keys, values = text.keys.float(), text.values.float()
-        features = keys.exp().where(keys < 0, keys + 1) * real
+        features = keys.clamp_max(0).exp().where(keys < 0, keys + 1) * real
         before = memory.matrix
         if before is None:
             shape = (*keys.shape[:2], keys.shape[3], keys.shape[3] + 1)
             before = keys.new_zeros(shape)
-        if self.delta:
-            answer = features @ before
-            weight = answer[..., -1:]
-            known = answer[..., :-1] / weight.where(weight > 0, 1)
-            values = values - known.where(weight > 0, 0)
-        added = features.mT @ values
+        with full_precision(keys):
+            if self.delta:
+                answer = features @ before
+                weight = answer[..., -1:]
+                known = answer[..., :-1] / weight.where(weight > 0, 1)
+                values = values - known.where(weight > 0, 0)
+            added = features.mT @ values
         total = features.sum(2)[..., None]
         matrix = before.clone()
         matrix[..., :-1] += added

@@ -44,6 +44,16 @@ class Landmark(LayerWriting):
                 "memory.writing=landmark marks blocks that all heads share, but "
                 "memory.management lets each head keep other tokens; choose another of the two"
             )
+        if not chosen.management.oldest_first:
+            yield (
+                f"{chosen.management.label} may part a block from its landmark, and nobody could "
+                "read it; with memory.writing=landmark choose fifo, clear_all or unbounded"
+            )
+        if len(chosen.writings) > 1:
+            yield (
+                "memory.writing=landmark leaves the text in memory already, in blocks; leave the "
+                "other writings out"
+            )
         if chosen.fusion != "grouped":
             yield (
                 f"memory.fusion={chosen.fusion} would read landmarks as if they were text; "

@@ -47,5 +47,5 @@ class Pooling(LayerWriting):
         """Pool each group over its real tokens."""
         pooler = Pooler("pooling", self.pool, self.rate, segment.weights)
         pooled = pooler(segment.text)
-        segment.losses.extend(pooler.reconstruction(segment.queries, segment.text, pooled))
+        segment.losses.extend(pooler.reconstruction(segment.queries, segment.text))
         return memory.append(pooled)
