@@ -12,7 +12,6 @@ from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach
 from unimem.model.recurrence import read
 
-
 ALL_ZERO = ["memory.reading=all", "memory.positions=zero"]
 
 
