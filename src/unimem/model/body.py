@@ -35,13 +35,22 @@ def segment_body(plan: MemoryPlan, length: int, device: torch.device) -> Body:
     # sorted by how much text stands before; text token i follows what stands behind i tokens
     tokens = [(after, 0, length + which) for after, which in inserts]
     tokens = sorted([*((i, 1, i) for i in range(length)), *tokens], key=lambda token: token[:2])
-    source = torch.tensor([token[2] for token in tokens], device=device)
-    inserted = source >= length
-    needs = torch.tensor([after + is_text for after, is_text, _ in tokens], device=device)
-    text_at, inserted_at = (~inserted).nonzero()[:, 0], inserted.nonzero()[:, 0]
-    speaks = text_at
+    text_at = [place for place, (_, is_text, _) in enumerate(tokens) if is_text]
+    inserted_at = [place for place, (_, is_text, _) in enumerate(tokens) if not is_text]
+    speaks = [*text_at]
     if writing is not None and writing.speaks:
-        last = torch.tensor([after - 1 for after, _ in inserts], device=device)
-        speaks = text_at.clone()
-        speaks[last] = inserted_at
-    return Body(source, inserted, needs, text_at, inserted_at, speaks)
+        for place in inserted_at:
+            if (after := tokens[place][0]) > 0:
+                speaks[after - 1] = place
+
+    def put(numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    return Body(
+        source=put([source for _, _, source in tokens]),
+        inserted=put([1 - is_text for _, is_text, _ in tokens]).bool(),
+        needs=put([after + is_text for after, is_text, _ in tokens]),
+        text_at=put(text_at),
+        inserted_at=put(inserted_at),
+        speaks=put(speaks),
+    )
