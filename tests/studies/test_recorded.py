@@ -50,6 +50,7 @@ def test_composing_again_gives_what_was_recorded(overrides):
     assert composed == recorded
 
 
+@pytest.mark.slow
 def test_every_kind_of_cell_is_composed_again(tmp_path):
     plain = expand([*TINY, "seed=1"]).cells
     base = f"base: {json.dumps(['method=vanilla', *BASE])}\n"

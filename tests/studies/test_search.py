@@ -116,6 +116,7 @@ def journal(search: Search) -> Path:
     return Path(search.options.output) / search.options.study / "search.journal"
 
 
+@pytest.mark.slow
 def test_as_many_trials_as_asked_and_the_best_of_them(search, monkeypatch):
     monkeypatch.setattr("unimem.studies.trials.ENOUGH", 12)
     launcher = Instant(loss)

@@ -116,6 +116,7 @@ def test_finished_run_is_not_run_again(runs):
     assert [p.name for p in after if after[p] != before[p]] in ([], [".lock"])
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_set_aside_and_the_run_still_exact(runs, tmp_path):
     whole = runs.start("name=a")
     runs.output = tmp_path / "copy"
@@ -135,6 +136,7 @@ def test_only_the_newest_checkpoints_are_kept(runs):
     assert len(list((run / "checkpoints").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_starts_again(runs):
     whole = runs.start("name=a")
     (whole / "result.json").unlink()
@@ -183,6 +185,7 @@ def test_gpu_that_is_not_there_is_refused(runs):
         runs.start("trainer.accelerator=gpu")
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_resumes(runs, tmp_path):
     whole = runs.start("name=a", "trainer.precision=bf16-mixed")
     runs.output = tmp_path / "copy"

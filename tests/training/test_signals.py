@@ -24,6 +24,7 @@ class SignalAt(logging.Handler):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "more"),
     [

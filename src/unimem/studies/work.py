@@ -87,7 +87,8 @@ def flops_per_token(config: Config, shape: Shape, length: float) -> float:
     plan = config.memory.plan(shape.layers)
     more = 0.0
     if plan.soft is not None:
-        kept = _mean(plan, length, lambda read: _summaries(plan, read))
+        # before there is a summary the learned tokens stand in its place
+        kept = _mean(plan, length, lambda read: max(1, _summaries(plan, read)))
         more = (kept + 1) * plan.soft.num_soft_tokens
     if plan.inserting is not None:
         more += len(plan.inserting.inserts(plan.segment_length))
