@@ -65,6 +65,38 @@ class LayerPlan:
         return self.management.most(written)
 
     @property
+    def reach(self) -> tuple[int, int] | None:
+        """How many of the oldest and newest slots are read by place at most; None for all."""
+        ordered = len(self.writings) == 1 and self.writings[0].every_token
+        if not ordered or self.positions.after_choice or self.reading.crossbatch:
+            return None
+        reaches = [reading.reach for reading in self.reading.content_free]
+        known = [reach for reach in reaches if reach is not None]
+        if len(known) < len(reaches):
+            return None
+        return max([0, *(r[0] for r in known)]), max([0, *(r[1] for r in known)])
+
+    @property
+    def only_by_reference(self) -> str | None:
+        """Why attention must look at the logits of all slots; None if it need not."""
+        if self.fusion == "grouped":
+            return "memory.fusion=grouped weighs blocks by all their logits"
+        if self.fusion == "gated" and self.positions.after_choice:
+            return f"memory.fusion=gated parts what {self.positions.label} places together"
+        if self.observes:
+            (first, *_) = (option for option in self.options if option.observes)
+            return f"{first.label} asks how much attention each slot gets"
+        searching = [reading for reading in self.reading.parts if reading.searches]
+        if len(searching) > 1:
+            return f"{searching[0].label} is chosen twice"
+        for reading in searching:
+            if reading.search is None:
+                return f"{reading.label} chooses by all logits"
+            if not self.positions.one_turn:
+                return f"{reading.label} searches under {self.positions.label}"
+        return None
+
+    @property
     def plain(self) -> bool:
         """Whether a segment that sees no memory is read as by the model itself."""
         return self.local == "causal" and self.fusion != "grouped" and not self.observes
@@ -77,7 +109,7 @@ class LayerPlan:
     @property
     def observes(self) -> frozenset[str]:
         """The notes that slots carry for them."""
-        return frozenset[str]().union(*(option.observes for option in self.options))
+        return frozenset(note for option in self.options for note in option.observes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +120,8 @@ class MemoryPlan:
     bptt_segments: int
     layers: Mapping[int, LayerPlan]
     writings: tuple[Writing, ...]
+    offload: bool = False
+    """Whether memory waits in the machine's own memory, not in that of the model's device."""
     remarks: tuple[str, ...] = ()
     """What a user should know about the numbers of what was chosen."""
 
@@ -279,6 +313,7 @@ def make_plan(
     local: Local,
     choices: Mapping[str, Choice],
     num_layers: int | None,
+    offload: bool = False,
 ) -> MemoryPlan:
     """Build every layer's options; `positions` are the scheme's name and fields.
 
@@ -337,5 +372,6 @@ def make_plan(
         bptt_segments=bptt_segments,
         layers=plans,
         writings=tuple(writings),
+        offload=offload,
         remarks=tuple(remarks),
     )

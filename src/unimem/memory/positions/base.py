@@ -9,9 +9,9 @@ Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head siz
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from unimem.memory.option import Option
+from unimem.memory.option import Option, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,17 @@ class Frame(Protocol):
         ...
 
 
+class Turn(NamedTuple):
+    """How queries and memory keys are turned towards each other before they are multiplied."""
+
+    queries: Tensor | int
+    """Rotary indices of the queries: [B or 1, T], [B, heads, T], or one for all."""
+    keys: Tensor | int
+    """Rotary indices of the keys: [B or 1, M], [B, heads, M], or one for all."""
+    where: Tensor | None = None
+    """The pairs that it holds for [B, 1 or G or H, T, M]; None for all that are left."""
+
+
 class Positions(Option, ABC):
     """A position scheme of memory keys."""
 
@@ -63,10 +74,22 @@ class Positions(Option, ABC):
     """Whether it must know what a query sees; then no reading can search by logits. Such a scheme
     places the tokens of the segment too."""
 
+    one_turn: ClassVar[bool] = True
+    """Whether all pairs of a query and a key are turned alike, so that keys can be searched."""
+
     orderless: ClassVar[bool] = False
     """Whether every slot stands at the same place."""
 
     @abstractmethod
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
+        """Say how un-rotated queries and keys of `memory` are turned: by the first turn that holds.
+
+        A scheme that comes `after_choice` gets the slots of the memory and behind them the tokens
+        of the segment as one, and visible [B, H, T, M], which of them each query sees.
+        """
+
     def score(
         self,
         query: Tensor,
@@ -77,6 +100,12 @@ class Positions(Option, ABC):
     ) -> Tensor:
         """Give the unscaled logits [B, H, T, M] of un-rotated queries on `keys`, those of `memory`.
 
-        A scheme that comes `after_choice` gets the slots of the memory and behind them the tokens
-        of the segment as one, and visible [B, H, T, M], which of them each query sees.
+        `visible` is as in `turns`.
         """
+        *special, rest = self.turns(memory, frame, visible)
+        logits = frame.dot(query, rest.queries, keys, rest.keys)
+        for turn in reversed(special):
+            assert turn.where is not None, "only the last turn holds for all pairs"
+            near = frame.dot(query, turn.queries, keys, turn.keys)
+            logits = near.where(spread(turn.where, query.shape[1]), logits)
+        return logits

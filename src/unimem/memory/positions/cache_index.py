@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.option import Chosen, option, spread
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,7 @@ class CacheIndex(Positions):
     """
 
     after_choice: ClassVar[bool] = True
+    one_turn: ClassVar[bool] = False
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse choices that depend on the logits, or that leave gaps."""
@@ -35,21 +36,16 @@ class CacheIndex(Positions):
                     "ends: it needs memory.reading=all, or position with memory.stride=1"
                 )
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Count the oldest slots from the left end, the newest from the right."""
         assert visible is not None
         used = memory.used  # [B, 1 or G, M + T]
         from_left = used.cumsum(2) - used.long()
         from_right = used.flip(2).cumsum(2).flip(2) - used.long()
-        queries = -from_right[..., -query.shape[2] :]  # the segment's own places, from the right
-        newest = frame.dot(query, queries, keys, -from_right)
-        oldest = frame.dot(query, visible.sum(3) - 1, keys, from_left)
+        tokens = visible.shape[2]
+        queries = -from_right[..., -tokens:]  # the segment's own places, from the right
         hidden = spread(used[:, :, None, :], visible.shape[1]) & ~visible
-        return newest.where(hidden.cumsum(3) > 0, oldest)
+        newest = Turn(queries, -from_right, hidden.cumsum(3) > 0)
+        return newest, Turn(visible.sum(3) - 1, from_left)

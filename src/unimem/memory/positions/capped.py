@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, option, spread
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.option import Chosen, option
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ class Capped(Positions):
     The limit is the segment length if none is given.
     """
 
+    one_turn: ClassVar[bool] = False
+
     limit: Annotated[int, Field(gt=0)] | None = None
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
@@ -34,18 +36,12 @@ class Capped(Positions):
                 "segment, inside which distances are true; raise it"
             )
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Turn each key to its place, and all but the near ones to one distance."""
         limit = frame.limit if self.limit is None else self.limit
         places = memory.places
-        true = frame.dot(query, frame.index, keys, places + frame.origin[:, None])
         distance = frame.positions[:, None, :, None] - places[:, :, None, :]
-        near = spread(distance <= limit, query.shape[1])
-        return true.where(near, frame.dot(query, limit, keys, 0))
+        near = Turn(frame.index, places + frame.origin[:, None], distance <= limit)
+        return near, Turn(limit, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.option import option
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,8 @@ class Unrotated(Positions):
 
     orderless: ClassVar[bool] = True
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Turn nothing."""
-        return frame.dot(query, 0, keys, 0)
+        return (Turn(0, 0),)

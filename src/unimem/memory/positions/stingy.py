@@ -9,7 +9,7 @@ from pydantic import Field
 
 from unimem.memory.blocks import blocks
 from unimem.memory.option import Chosen, option
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,18 +37,13 @@ class Stingy(Positions):
                 "memory.management lets each head keep other tokens; choose another of the two"
             )
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Turn each key to its place in the block, and the block to its place."""
         block, first = blocks(memory, self.block_size)
         width = self.block_size + ("mark" in memory.notes)
         age = block[:, -1:] - block
         slot = (self.topk_blocks - age).clamp_min(0)
         index = (slot * width + memory.positions - first).where(memory.valid, 0)
-        return frame.dot(query, frame.index + (self.topk_blocks + 1) * width, keys, index)
+        return (Turn(frame.index + (self.topk_blocks + 1) * width, index),)

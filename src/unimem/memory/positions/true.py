@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from unimem.memory.option import option
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
 class TruePositions(Positions):
     """The rotary distance is the distance in the document, as in the full-context model."""
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Turn each key to its place."""
-        return frame.dot(query, frame.index, keys, memory.places + frame.origin[:, None])
+        return (Turn(frame.index, memory.places + frame.origin[:, None]),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.option import option
-from unimem.memory.positions.base import Frame, Positions
+from unimem.memory.positions.base import Frame, Positions, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,8 @@ class Zero(Positions):
 
     orderless: ClassVar[bool] = True
 
-    def score(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        memory: Memory,
-        frame: Frame,
-        visible: Tensor | None = None,
-    ) -> Tensor:
+    def turns(
+        self, memory: Memory, frame: Frame, visible: Tensor | None = None
+    ) -> tuple[Turn, ...]:
         """Turn the queries alone."""
-        return frame.dot(query, frame.index, keys, 0)
+        return (Turn(frame.index, 0),)

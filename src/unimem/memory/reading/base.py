@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Selection(NamedTuple):
-    """The slots that each query sees: `visible` and, of those, `live`, [B, H, T, M] each.
+    """The slots that each query sees: `visible` [B, H, T, M] and, of those, `live`.
 
     Keys and values of slots that are not live are constants to the gradient; the query always
-    gets its gradient. `times` [B, H, T, M] says how often a slot counts in the softmax; None for
-    once.
+    gets its gradient. live has 1 in place of T if it is the same for all queries. `times`
+    [B, H, T, M] says how often a slot counts in the softmax; None for once.
     """
 
     visible: Tensor
@@ -39,8 +39,10 @@ class Selection(NamedTuple):
         elif times is not None:
             times = times.where(self.visible, 1)
         visible = self.visible | other.visible
-        alive = self.all_live and other.all_live
-        return Selection(visible, visible if alive else self.live | other.live, times)
+        if self.all_live and other.all_live:
+            return Selection(visible, visible, times)
+        live = (self.live & self.visible) | (other.live & other.visible)
+        return Selection(visible, live, times)
 
     @property
     def all_live(self) -> bool:
@@ -88,6 +90,20 @@ class View:
             return (rows @ keys.mT).view(*query.shape[:3], -1)
 
 
+class Search(NamedTuple):
+    """A choice of the best slots, described so that it can be made without writing all logits.
+
+    Each query and head reads its `topk` best slots, of those that are left, by the attention logit
+    or by the `cosine` of un-rotated query and key; none whose measure is below `threshold`.
+    """
+
+    topk: int
+    cosine: bool
+    threshold: float | None
+    live: bool
+    """Whether gradient enters what is chosen."""
+
+
 class Reading(Option, ABC):
     """Memory reading (UniMem, section 3). Readings unite with `|`; a slot is read once."""
 
@@ -106,6 +122,20 @@ class Reading(Option, ABC):
     crossbatch: int = 0
     """How many other rows' memories a row reads too, in training."""
 
+    @property
+    def search(self) -> Search | None:
+        """What a reading that `searches` looks for; None if only `select` can say."""
+        return None
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """How many of the oldest slots all queries see, and of the newest any can; None for all.
+
+        A promise for a memory whose slots stand in the order of their places, no two at one. It
+        lets attention leave out what lies between.
+        """
+        return None
+
     @abstractmethod
     def select(self, view: View) -> Selection:
         """Choose slots for each query."""
@@ -122,6 +152,23 @@ class Reading(Option, ABC):
     def parts(self) -> tuple[Reading, ...]:
         """The readings that this one unites."""
         return (self,)
+
+    @property
+    def band(self) -> int | None:
+        """The window w, if beside the oldest slots queries see just those at distance 1 to w."""
+        return None
+
+    @property
+    def content_free(self) -> tuple[Reading, ...]:
+        """Those of its parts that read slots without looking at content."""
+        return tuple(p for p in self.parts if p.unit == "slots" and not p.searches)
+
+    @property
+    def search_for(self) -> Search | None:
+        """What its only part that searches looks for; None if there is none or only it can say."""
+        searching = [part for part in self.parts if part.searches]
+        search = searching[0].search if len(searching) == 1 else None
+        return search if search is not None and search.topk else None
 
     def __or__(self, other: Reading) -> Reading:
         return Union(self.parts + other.parts)

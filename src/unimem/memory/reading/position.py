@@ -37,6 +37,16 @@ class Position(PlaceReading):
         """A stride leaves gaps."""
         return self.stride == 1
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Its global slots, and its window counted to the block's end."""
+        return self.num_global, self.window + self.window_block - 1
+
+    @property
+    def band(self) -> int | None:
+        """Its window, if that has no gaps and slides by tokens."""
+        return self.window if self.stride == 1 and self.window_block == 1 else None
+
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Link by distance, and the document's first tokens to all."""
         return self._near(queries, keys) | (keys < self.num_global)
@@ -45,10 +55,12 @@ class Position(PlaceReading):
         """Choose by distance and by rank."""
         memory, free = view.memory, ~view.taken
         queries, keys = view.queries[:, None, :, None], memory.places[:, :, None, :]
-        near = spread(self._near(queries, keys), view.heads) & free
-        oldest = memory.used.cumsum(2) <= self.num_global
-        oldest = spread(oldest[:, :, None, :], view.heads) & free
-        return Selection(near | oldest, near | oldest if self.grad_global else near & ~oldest)
+        near = spread(self._near(queries, keys), view.heads)
+        oldest = spread((memory.used.cumsum(2) <= self.num_global)[:, :, None, :], view.heads)
+        visible = (near | oldest) & free
+        if self.grad_global or not self.num_global:
+            return Selection(visible, visible)
+        return Selection(visible, ~oldest)
 
     def _near(self, queries: Tensor, keys: Tensor) -> Tensor:
         block = self.window_block

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, final
 from pydantic import Field
 
 from unimem.memory.option import Chosen, option
-from unimem.memory.reading.base import Reading, Selection, View
+from unimem.memory.reading.base import Reading, Search, Selection, View
 
 
 @final
@@ -39,6 +39,11 @@ class Similarity(Reading):
                 f"memory.threshold={self.threshold} is of cosines, but memory.metric="
                 f"{self.metric}; set memory.metric=cosine, or leave the threshold out"
             )
+
+    @property
+    def search(self) -> Search:
+        """The best slots."""
+        return Search(self.topk, self.metric == "cosine", self.threshold, self.grad_topk)
 
     def select(self, view: View) -> Selection:
         """Choose the best matches among the slots that are left."""
