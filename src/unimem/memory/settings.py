@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -30,7 +30,8 @@ class MemorySettings(BaseModel):
     """The four dimensions of one model's memory.
 
     Each dimension maps the names of its chosen options to their fields. `positions`, `fusion`,
-    `local` and `bptt_segments` are absent when no chosen option uses them. Flat knobs (`topk`,
+    `local` and `bptt_segments` are absent when no chosen option uses them. `device` is where memory
+    waits between segments. Flat knobs (`topk`,
     `window`, ...) are the names under which a user sets the fields; they are kept for reading. A
     position scheme has no node of its own: its fields are the knobs of their names.
     """
@@ -46,6 +47,7 @@ class MemorySettings(BaseModel):
     fusion: Fusion = "joint"
     local: Local = "causal"
     bptt_segments: Annotated[int, Field(ge=0)] = 0
+    device: Literal["model", "cpu"] = "model"
 
     @model_validator(mode="after")
     def _options_fit(self) -> MemorySettings:
@@ -121,6 +123,7 @@ class MemorySettings(BaseModel):
             local=self.local,
             choices={dimension: self.choice(dimension) for dimension in DIMENSIONS},
             num_layers=num_layers,
+            offload=self.device == "cpu",
         )
 
     def scheme(self) -> tuple[str, dict[str, Any]]:

@@ -11,8 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimem.memory.room import Room, grow
+
 FREE = -1
 """The position of a slot that holds nothing."""
+
+
+def _none_named() -> dict[str, Tensor]:  # torch.compile knows no dict[str, Tensor]()
+    return {}
+
+
+def _none_listed() -> list[Tensor]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +39,16 @@ class Memory:
     `received`, `home` and `last` are attention (see `Option.observes`), `block` is the place of the
     first token of a slot's block, `mark` is 1 for a block's landmark, `tier` 1 for a slot that was
     compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1], float32, is an associative
-    memory: its last column the normaliser.
+    memory: its last column the normaliser. `room` is where keys and values lie if there is space
+    behind them.
     """
 
     keys: Tensor
     values: Tensor
     positions: Tensor
-    notes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    notes: Mapping[str, Tensor] = field(default_factory=_none_named)
     matrix: Tensor | None = None
+    room: Room | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
@@ -68,21 +80,24 @@ class Memory:
         older, placed = self.positions, newer.positions
         if older.ndim != placed.ndim:
             older, placed = self.places, newer.places
+        keys, values, room = grow(self.room, self.keys, self.values, newer.keys, newer.values)
         return Memory(
-            torch.cat([self.keys, newer.keys], 2),
-            torch.cat([self.values, newer.values], 2),
+            keys,
+            values,
             _behind(older, placed),
             {
                 name: _behind(_note(self, newer, name), _note(newer, self, name))
                 for name in self.notes.keys() | newer.notes.keys()
             },
             self.matrix if newer.matrix is None else newer.matrix,
+            room,
         )
 
     def last(self, size: int) -> "Memory":
         """Keep the newest `size` slots."""
         start = max(len(self) - size, 0)
-        return self._map(lambda x, dim: x.narrow(dim, start, x.shape[dim] - start))
+        kept = self._map(lambda x, dim: x.narrow(dim, start, x.shape[dim] - start))
+        return replace(kept, room=self.room)
 
     def take(self, index: Tensor) -> "Memory":
         """Keep the slots `index` [K], in that order."""
@@ -117,6 +132,7 @@ class Memory:
 
     def forget(self, rows: Tensor) -> "Memory":
         """Free every slot of the rows where `rows` [B] is true."""
+        rows = rows.to(self.positions.device)
         each = rows.view(-1, *[1] * (self.positions.ndim - 1))
         matrix = self.matrix
         if matrix is not None:
@@ -125,6 +141,7 @@ class Memory:
 
     def rows(self, index: Tensor) -> "Memory":
         """Take the memories of the rows `index` [B'], in that order."""
+        index = index.to(self.positions.device)
         taken = self._map(lambda x, dim: x[index])
         return replace(taken, matrix=None if self.matrix is None else self.matrix[index])
 
@@ -135,6 +152,13 @@ class Memory:
         if "block" in self.notes:
             return kept.noted(block=self.notes["block"] + by[:, None, None])
         return kept
+
+    def to(self, device: torch.device) -> "Memory":
+        """Bring it to a device; from pinned memory the copy may still be under way."""
+        if self.keys.device == device:
+            return self
+        there = self._map(lambda x, dim: x.to(device, non_blocking=True))
+        return replace(there, matrix=None if self.matrix is None else self.matrix.to(device))
 
     def detach(self) -> "Memory":
         """Cut the gradient."""
@@ -152,9 +176,10 @@ class Memory:
 
     def tensors(self) -> dict[str, Any]:
         """Give plain tensors and dicts."""
+        # a part of a room would be saved with all of it
         return {
-            "keys": self.keys,
-            "values": self.values,
+            "keys": self.keys if self.room is None else self.keys.clone(),
+            "values": self.values if self.room is None else self.values.clone(),
             "positions": self.positions,
             "notes": dict(self.notes),
             "matrix": self.matrix,
@@ -204,8 +229,8 @@ class Segment:
     text_at: Tensor
     inserted_at: Tensor
     queries: Tensor
-    weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    losses: list[Tensor] = field(default_factory=list[Tensor])
+    weights: Mapping[str, Tensor] = field(default_factory=_none_named)
+    losses: list[Tensor] = field(default_factory=_none_listed)
 
     @property
     def text(self) -> Memory:

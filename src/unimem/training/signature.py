@@ -21,6 +21,7 @@ WITHOUT_EFFECT = (
     "name",
     "resume",
     "logger",
+    "memory.device",
     "method.title",
     "method.paper",
     "method.exact",
