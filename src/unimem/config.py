@@ -20,6 +20,7 @@ from unimem.memory.plan import PlanError
 from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root, own_config
 from unimem.settings import (
+    AttentionSettings,
     EvaluationSettings,
     LoggerSettings,
     MethodSettings,
@@ -55,6 +56,7 @@ class Config(Settings):
     trainer: TrainerSettings
     evaluation: EvaluationSettings
     logger: LoggerSettings
+    attention: AttentionSettings = AttentionSettings()
 
     def num_layers(self) -> int | None:
         """Say how many layers the model has, if that is known before it is loaded."""
@@ -177,7 +179,15 @@ def validate(node: DictConfig) -> Config:
     problems = _plan_problems(values["memory"], config.num_layers())
     if problems:
         raise ConfigError(_report(problems))
-    for remark in config.memory.plan(config.num_layers()).remarks:
+    plan, backend = config.memory.plan(config.num_layers()), config.attention.backend
+    if backend not in ("auto", "reference"):
+        for layer, own in plan.layers.items():
+            if own.only_by_reference is not None:
+                raise ConfigError(
+                    f"attention.backend={backend} cannot compute layer {layer}: "
+                    f"{own.only_by_reference}; set attention.backend=auto or reference"
+                )
+    for remark in plan.remarks:
         logger.warning(remark)
     return config
 

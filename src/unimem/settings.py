@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Backend = Literal["auto", "reference", "sdpa", "flex", "flash"]
 
 
 class Settings(BaseModel):
@@ -82,6 +83,7 @@ class TrainerSettings(Settings):
     clip: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     gradient_checkpointing: bool
+    compile: bool = False
     checkpoint_every: Count
     keep_checkpoints: Annotated[int, Field(ge=2)]
     log_every: Count
@@ -96,6 +98,12 @@ class TrainerSettings(Settings):
         """`max_steps`, once it is known: an epoch's are counted when the corpus is there."""
         assert self.max_steps is not None
         return self.max_steps
+
+
+class AttentionSettings(Settings):
+    """How attention with memory is computed; every way gives the same numbers, up to rounding."""
+
+    backend: Backend = "auto"
 
 
 class EvaluationSettings(Settings):

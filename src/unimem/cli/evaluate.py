@@ -66,10 +66,11 @@ def recompose(recorded: dict[str, Any], settings: EvalSettings) -> tuple[Config,
 
     Raises `ConfigError` for an override of anything but a budget or how documents are read.
     """
-    values: dict[str, Any] = recorded | {"preset": {}}
+    values: dict[str, Any] = {"attention": {"backend": "auto"}} | recorded | {"preset": {}}
     memory, evaluation = dict(values["memory"]), dict(values["evaluation"])
     knobs = {f"memory.{name}" for name in memory.keys() - set(DIMENSIONS)}
     knobs |= {f"evaluation.{name}" for name in evaluation}
+    knobs |= {"attention.backend", "memory.device"}
     for override in settings.overrides:
         name, separator, _ = override.partition("=")
         if not separator or name not in knobs:
@@ -141,7 +142,7 @@ def evaluate(
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         weights, local_files_only=True, use_safetensors=True, dtype="auto"
     )
-    attach(model, config.memory)
+    attach(model, config.memory, config.attention.backend)
     load_memory(model, weights)
     device = torch.device(device_type(config.trainer))
     folder = make_folder(run_folder, output)

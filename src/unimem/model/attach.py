@@ -13,6 +13,7 @@ from unimem.memory.plan import MemoryPlan
 from unimem.memory.settings import MemorySettings
 from unimem.model import attention
 from unimem.model.rotary import IdentityRotary
+from unimem.settings import Backend
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 WEIGHTS_NAME = "memory.safetensors"
@@ -29,9 +30,9 @@ class AttachedMemory(nn.Module):
     soft_tokens: nn.Parameter | None
     inserted_tokens: nn.Parameter | None
 
-    def __init__(self, plan: MemoryPlan, model: PreTrainedModel):
+    def __init__(self, plan: MemoryPlan, model: PreTrainedModel, backend: str):
         super().__init__()
-        self.plan = plan
+        self.plan, self.backend = plan, backend
         embeddings = cast(Tensor, model.get_input_embeddings().weight)
         heads = cast(int, model.config.num_attention_heads)
         shapes = plan.weight_shapes(
@@ -68,12 +69,15 @@ def head_size(model: PreTrainedModel) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def attach(model: PreTrainedModel, memory: MemorySettings) -> PreTrainedModel:
+def attach(
+    model: PreTrainedModel, memory: MemorySettings, backend: Backend = "auto"
+) -> PreTrainedModel:
     """Give `model` the memory of a configuration (`cfg.memory`), in place; returns the model.
 
     The model then reads through `unimem.read`. What memory adds to the weights lives under
     `model.memory`; `save_pretrained` still writes a plain model, `save_memory` the rest beside it.
-    Attaching again replaces the memory.
+    Attaching again replaces the memory. `backend` computes attention with memory
+    (`attention.backend`); whether it can is known when the model first reads.
 
     Raises ValueError for a decoder of another family than LLaMA, Mistral, Qwen2 and Qwen3, for
     layers that the model lacks, and for settings of the model that memory cannot honour.
@@ -101,7 +105,7 @@ def attach(model: PreTrainedModel, memory: MemorySettings) -> PreTrainedModel:
     if not isinstance(base.rotary_emb, IdentityRotary):
         base.rotary_emb = IdentityRotary(base.rotary_emb)
     model.set_attn_implementation(attention.NAME)
-    model.memory = AttachedMemory(plan, model)
+    model.memory = AttachedMemory(plan, model, backend)
     model._keys_to_ignore_on_save = [f"memory.{name}" for name in model.memory.state_dict()]
     return model
 

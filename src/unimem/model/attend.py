@@ -61,13 +61,7 @@ def weigh(
     """
     query = query * scaling
     scheme, heads = plan.positions, query.shape[1]
-    times = None
-    if plan.local == "reading":
-        places = frame.positions[:, None]
-        links = plan.reading.links(places[..., None], places[:, :, None], heads, plan.layer)
-        own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
-        seen = seen & ((links > 0) | own)
-        times = links if links.dtype.is_floating_point else None
+    seen, times = own_links(plan, frame, seen, heads)
 
     def score(keys: Tensor) -> Tensor:
         return scheme.score(query, keys, memory, frame).float()
@@ -97,6 +91,18 @@ def weigh(
     return grouped(weighing, memory, notes) if plan.fusion == "grouped" else weighing
 
 
+def own_links(
+    plan: LayerPlan, frame: Frame, seen: Tensor, heads: int
+) -> tuple[Tensor, Tensor | None]:
+    """Say which tokens of its segment each query sees, and how often each counts, None for once."""
+    if plan.local != "reading":
+        return seen, None
+    places = frame.positions[:, None]
+    links = plan.reading.links(places[..., None], places[:, :, None], heads, plan.layer)
+    own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
+    return seen & ((links > 0) | own), links if links.dtype.is_floating_point else None
+
+
 def attend(
     weighing: Weighing,
     query: Tensor,
@@ -121,7 +127,7 @@ def attend(
             return fuse_gated(read.out, segment.out, gate, visible.any(-1, keepdim=True))
         out = fuse_joint(read, segment)
     if gate is not None and memory.matrix is not None:
-        answer, known = _recall(query, memory.matrix)
+        answer, known = recall(query, memory.matrix)
         return fuse_gated(answer.to(out.dtype), out, gate, known)
     return out
 
@@ -200,7 +206,7 @@ def _placed(
     return logits[..., : len(memory)], logits[..., len(memory) :]
 
 
-def _recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+def recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Ask an associative memory [B, G, D, D + 1]: the answers [B, H, T, D], and which it has."""
     features = torch.nn.functional.elu(query.float()) + 1
     with full_precision(query):

@@ -19,8 +19,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, Segment
-from unimem.model.attend import attend, shares, weigh
+from unimem.model.attend import Weighing, attend, shares, weigh
 from unimem.model.body import Body
+from unimem.model.fast import Picks, attend_fast
+from unimem.model.kernels.base import Kernel
+from unimem.model.observe import observe
+from unimem.model.offload import HOME, Shelf, sent_home
 from unimem.model.rotary import Frame, Table, rotate
 
 NAME = "unimem"
@@ -63,6 +67,8 @@ class Call:
         starts: Tensor,
         detach: list[bool],
         seen: Tensor | None = None,
+        neutral: bool = False,
+        kernel: Kernel | None = None,
         use: Use = "own",
         weights: Mapping[str, Tensor] | None = None,
         watch: Watch | None = None,
@@ -73,14 +79,18 @@ class Call:
         in front. index [B or 1, L] are rotary indices, positions [B, S, L] places in the document,
         stored [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S]
         whether a segment begins a document, `detach` whether gradient is cut before a segment,
-        `seen` [B, 1, L, L] a mask if it is not plainly causal, weights what memory adds to the
-        model's. `watch` is told what the text tokens read.
+        `seen` [B, 1, L, L] a mask if it is not plainly causal, `neutral` is as in `Frame`, weights
+        what memory adds to the model's. `kernel` is that of the fast form, None for the reference;
+        `watch` is told what the text tokens read, which only the reference can say.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.losses = dict[int, list[Tensor]]()
         self.table, self.index, self.positions = table, index, positions
         self.tokens, self.body = body, slice(prefix, prefix + len(body.source))
         self.stored, self.starts, self.detach = stored, starts, detach
+        self.neutral, self.kernel = neutral, kernel
+        self.picks: Picks = {}
+        self.shelf = Shelf(list(plan.layers), memories, stored.device) if plan.offload else None
         self.seen, self.use, self.weights, self.watch = seen, use, weights or {}, watch
 
     def frame(self, segment: int) -> Frame:
@@ -91,7 +101,7 @@ class Call:
         real = torch.ones_like(positions, dtype=torch.bool)
         real[:, body] = self.stored[:, segment] != FREE
         length = self.plan.segment_length
-        return Frame(self.table, self.index, positions, origin, length, real)
+        return Frame(self.table, self.index, positions, origin, length, real, self.neutral)
 
     def layer_weights(self, layer: int) -> dict[str, Tensor]:
         """Give the weights that a layer's options declared, by their own names."""
@@ -162,6 +172,7 @@ def _with_memory(
     """Read, attend, write, one segment after another: a segment never reads itself."""
     layer, body = plan.layer, call.body
     state = call.memories[layer] if layer in call.memories else Memory.empty(key)
+    state = state.to(key.device if call.shelf is None else HOME)
     length = call.index.shape[1]
     gate, weights = call.weights.get(f"gates.{layer}"), call.layer_weights(layer)
     losses: list[Tensor] = []
@@ -171,33 +182,44 @@ def _with_memory(
         state = state.forget(call.starts[:, s])
         if call.detach[s]:
             state = state.detach()
-        shown = call.shown(state, s)
+        here = state if call.shelf is None else call.shelf.fetch(layer, state)
+        shown = call.shown(here, s)
         if module.training and plan.reading.crossbatch:
             shown = _with_other_rows(shown, plan.reading.crossbatch)
         tokens = Memory(k[:, :, body], v[:, :, body], call.stored[:, s])
         for writing in plan.writings:
             tokens = writing.annotate(tokens, call.tokens.inserted)
-        if len(shown) or shown.matrix is not None or not plan.plain:
-            seen = causal(length, q.device) if call.seen is None else call.seen
-            frame, notes = call.frame(s), tokens.notes
+        seen = causal(length, q.device) if call.seen is None else call.seen
+        frame, watch = call.frame(s), call.watch if len(shown) else None
+        if not len(shown) and shown.matrix is None and plan.plain:
+            out = _within_segments(module, q, k, v, scaling, call)
+        elif call.kernel is not None and watch is None and plan.only_by_reference is None:
+            keeps = module.training and torch.is_grad_enabled()
+            out = attend_fast(
+                q,
+                k,
+                v,
+                shown,
+                plan,
+                frame,
+                scaling=scaling,
+                seen=seen,
+                plainly=call.seen is None,
+                gate=gate,
+                kernel=call.kernel,
+                picks=call.picks if keeps else None,
+                place=(layer, s),
+            ).transpose(1, 2)
+        else:
+            notes = tokens.notes
             weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
-            watch = call.watch if len(shown) else None
-            if plan.observes or watch is not None:
-                with torch.no_grad():
-                    share = shares(weighing, shown, plan, gate)[:, :, body]
-                slots, own = share[..., : len(shown)], share[..., len(shown) :][..., body]
-                if watch is not None:
-                    text = call.tokens.text_at
-                    watch(layer, slots[:, :, text], call.stored[:, s, text], shown)
-                if plan.observes:
-                    mine = call.on_own_slots(slots[..., : len(state)])
-                    state, tokens = _observe(plan, state, tokens, mine, own)
-        else:
-            out = _within_segments(module, q, k, v, scaling, call)
+            state, tokens = _looked_at(weighing, call, s, plan, shown, state, tokens, gate, watch)
         outs.append(out)
         where = call.tokens.text_at, call.tokens.inserted_at
         segment = Segment(tokens, *where, q[:, :, body], weights, losses)
+        if call.shelf is not None:
+            segment = sent_home(segment)
         written = reduce(lambda memory, each: each.write(memory, segment), plan.writings, state)
         state = plan.management.evict(written, len(written) - len(state), segment)
     call.written.setdefault(layer, state)
@@ -205,29 +227,31 @@ def _with_memory(
     return torch.cat(outs, 1)
 
 
-def _observe(
-    plan: LayerPlan, state: Memory, tokens: Memory, slots: Tensor | None, own: Tensor
+def _looked_at(
+    weighing: Weighing,
+    call: Call,
+    segment: int,
+    plan: LayerPlan,
+    shown: Memory,
+    state: Memory,
+    tokens: Memory,
+    gate: Tensor | None,
+    watch: Watch | None,
 ) -> tuple[Memory, Memory]:
-    """Note how much attention the row's slots and the segment's tokens got from its real tokens.
-
-    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; None if no slots were shown.
-    """
-    heads, real = tokens.keys.shape[1], tokens.used[:, 0]
-    last = (real * torch.arange(1, len(tokens) + 1, device=real.device)).argmax(1)
-    for name in plan.observes:
-
-        def got(share: Tensor, name: str = name) -> Tensor:
-            if name == "last":
-                return share[torch.arange(len(last)), :, last].mean(1, keepdim=True)
-            total = (share * real[:, None, :, None]).sum(2)
-            return total.unflatten(1, (heads, -1)).sum(2)
-
-        tokens = tokens.noted(**{name: got(own)})
-        if slots is None or name == "home" or not len(state):
-            continue
-        new = got(slots)
-        state = state.noted(**{name: new if name == "last" else state.notes[name] + new})
-    return state, tokens
+    """Tell the one who watches, and note on slots and tokens, how much attention each got."""
+    if not plan.observes and watch is None:
+        return state, tokens
+    body = call.body
+    with torch.no_grad():
+        share = shares(weighing, shown, plan, gate)[:, :, body]
+    slots, own = share[..., : len(shown)], share[..., len(shown) :][..., body]
+    if watch is not None:
+        text = call.tokens.text_at
+        watch(plan.layer, slots[:, :, text], call.stored[:, segment, text], shown)
+    if not plan.observes:
+        return state, tokens
+    mine = call.on_own_slots(slots[..., : len(state)])
+    return observe(plan, state, tokens, mine, own)
 
 
 def _with_other_rows(memory: Memory, others: int) -> Memory:

@@ -22,6 +22,7 @@ from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
 from unimem.model.attention import Call, Use, Watch, causal, neighbours
+from unimem.model.backend import choose
 from unimem.model.body import segment_body
 from unimem.model.rotary import Table
 
@@ -198,6 +199,8 @@ def _call(
         starts=starts,
         detach=detach,
         seen=seen,
+        neutral=getattr(_rotary(model), "attention_scaling", None) == 1,
+        kernel=choose(memory.backend, memory.plan, embeds.device, _compute_dtype(embeds)),
         use=use,
         weights=dict(memory.named_parameters()),
         watch=watch,
@@ -278,9 +281,20 @@ def _soft_mask(real: Tensor, rest: int) -> Tensor:
     return mask | torch.eye(visible.shape[1], dtype=torch.bool, device=real.device)
 
 
+def _compute_dtype(embeds: Tensor) -> torch.dtype:
+    """Give the type in which attention is computed: autocast's, or the model's."""
+    kind = embeds.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+
+
+def _rotary(model: PreTrainedModel) -> Any:
+    """Give the model's own rotary module."""
+    return cast(Any, model.base_model).rotary_emb.inner
+
+
 def _table(model: PreTrainedModel, embeds: Tensor) -> Any:
     """Give the model's own rotary table as a function of the indices alone."""
-    inner = cast(Any, model.base_model).rotary_emb.inner
+    inner = _rotary(model)
 
     def table(index: Tensor) -> Table:
         return inner(embeds, index)

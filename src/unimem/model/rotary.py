@@ -42,6 +42,8 @@ class Frame(NamedTuple):
     limit: int
     real: Tensor
     """Which queries are no padding [B, T]."""
+    neutral: bool = False
+    """Whether turning to index 0 changes nothing; some models scale by the table too."""
 
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
@@ -51,6 +53,8 @@ class Frame(NamedTuple):
 
     def turn(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Turn x [B, heads, N, D] to one index, or [B or 1, N], or [B, 1 or G or heads, N]."""
+        if isinstance(index, int) and index == 0 and self.neutral:
+            return x
         if isinstance(index, int):
             index = torch.full_like(self.index[:1, :1], index)
         if index.ndim == 2:

@@ -104,7 +104,7 @@ class _Run:
         self.config = _with_steps(config, self.corpus.train)
         self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
         _require_trainable(self.model, settings)
-        attach(self.model, config.memory)
+        attach(self.model, config.memory, config.attention.backend)
         start_memory(self.model, config.model, trains=config.trainer.max_steps != 0)
         self.device = torch.device(device_type(settings))
         self.precision = chosen_precision(settings)

@@ -1,0 +1,35 @@
+"""What slots and tokens are noted to have got of a segment's attention.
+
+Shapes: B rows, H query heads, M slots, N tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from unimem.memory.plan import LayerPlan
+from unimem.memory.state import Memory
+
+
+def observe(
+    plan: LayerPlan, state: Memory, tokens: Memory, slots: Tensor | None, own: Tensor
+) -> tuple[Memory, Memory]:
+    """Note how much attention the row's slots and the segment's tokens got from its real tokens.
+
+    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; None if no slots were shown.
+    """
+    heads, real = tokens.keys.shape[1], tokens.used[:, 0]
+    last = (real * torch.arange(1, len(tokens) + 1, device=real.device)).argmax(1)
+    for name in plan.observes:
+
+        def got(share: Tensor, name: str = name) -> Tensor:
+            if name == "last":
+                return share[torch.arange(len(last)), :, last].mean(1, keepdim=True)
+            total = (share * real[:, None, :, None]).sum(2)
+            return total.unflatten(1, (heads, -1)).sum(2)
+
+        tokens = tokens.noted(**{name: got(own)})
+        if slots is None or name == "home" or not len(state):
+            continue
+        new = got(slots).to(state.positions.device)
+        state = state.noted(**{name: new if name == "last" else state.notes[name] + new})
+    return state, tokens

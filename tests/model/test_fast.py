@@ -1,0 +1,240 @@
+"""The fast form of attention equals the form that defines it."""
+
+from unittest import mock
+
+import pytest
+import torch
+from models import make_memory, make_model, tokens
+from small_methods import METHODS, small_memory
+
+from unimem.config import ConfigError, compose
+from unimem.memory.state import MemoryBank
+from unimem.model import attention, backend, fast
+from unimem.model.attach import attach, attached, checkpoint_activations
+from unimem.model.kernels.cpu import CpuFlash
+from unimem.model.recurrence import read, run
+
+ONLY_BY_REFERENCE = {"em_llm", "h2o", "infllm", "landmark", "longmem", "tova"}
+NOTHING_TO_READ = {"autocompressor", "rmt", "vanilla"}
+LENGTH = 8
+
+
+def outcome(memory, name, heads=4, kv_heads=2, use="own", checkpoint=False):
+    """Hidden states and all gradients over segments whose documents begin and end anywhere."""
+    model = attach(make_model(heads=heads, kv_heads=kv_heads), memory, name).train()
+    if checkpoint:
+        checkpoint_activations(model)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in attached(model).parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) / 4)
+    ids = tokens(3, 7 * LENGTH).view(3, 7, LENGTH)
+    starts = torch.zeros(3, 7, dtype=torch.bool)
+    starts[1, 4] = starts[2, 1] = True
+    lengths = torch.full((3, 7), LENGTH)
+    lengths[1, 3] = 5
+    losses = []
+    hidden, _ = run(
+        model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths, use=use, losses=losses
+    )
+    hidden = hidden * (torch.arange(LENGTH) < lengths[..., None])[..., None]
+    direction = torch.randn(hidden.shape, generator=generator)
+    ((hidden * direction).sum() + sum(losses)).backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {"hidden": hidden.detach()} | grads
+
+
+def same(found, expected, tolerance=2e-5):
+    assert found.keys() == expected.keys()
+    for name, truth in expected.items():
+        error = (found[name] - truth).abs().max()
+        assert error <= tolerance * truth.abs().max() + 1e-9, f"{name}: {error:.1e}"
+
+
+def runs_fast(memory, **kwargs):
+    """The outcome of `auto`, and how often the fast form ran."""
+    with mock.patch.object(attention, "attend_fast", wraps=fast.attend_fast) as calls:
+        found = outcome(memory, "auto", **kwargs)
+    return found, calls.call_count
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset(method):
+    memory = small_memory(method, LENGTH)
+    found, calls = runs_fast(memory)
+    assert (calls > 0) == (method not in ONLY_BY_REFERENCE | NOTHING_TO_READ)
+    if calls:
+        same(found, outcome(memory, "reference"))
+
+
+@pytest.mark.parametrize("use", ["off", "other"])
+@pytest.mark.parametrize("method", ["unimix", "bigbird", "streaming_llm", "infini_attention"])
+def test_controls(method, use):
+    memory = small_memory(method, LENGTH)
+    same(outcome(memory, "auto", use=use), outcome(memory, "reference", use=use))
+
+
+SEARCHES = {
+    "none": {},
+    "dot": {"similarity": {"topk": 3}},
+    "live": {"similarity": {"topk": 3, "grad_topk": True}},
+    "cosine": {"similarity": {"topk": 3, "metric": "cosine", "threshold": 0.1}},
+    "all": {"similarity": {"topk": 99}},
+    "nothing": {"similarity": {"topk": 0}},
+}
+PLACES = {
+    "none": {},
+    "window": {"position": {"window": 6}},
+    "strided": {"position": {"window": 7, "stride": 2, "num_global": 1}},
+    "blocks": {"position": {"window": 4, "window_block": 4}},
+    "constant globals": {"position": {"window": 5, "num_global": 3, "grad_global": False}},
+    "globals alone": {"position": {"window": 0, "num_global": 2}},
+    "everything": {"all": {}},
+}
+SHAPES = {"zero": "joint", "true": "gated", "none": "joint", "capped": "gated"}
+COMBINED = [
+    pytest.param(search, place, scheme, id=f"{search}-{place}-{scheme}",
+                 marks=[pytest.mark.slow] if (i + j + k) % 3 else [])
+    for i, search in enumerate(SEARCHES)
+    for j, place in enumerate(PLACES)
+    for k, scheme in enumerate(SHAPES)
+    if (search, place) != ("none", "none") and not (scheme == "capped" and search != "none")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("search", "place", "scheme"), COMBINED)
+def test_what_is_read(search, place, scheme):
+    for size, kv_heads, back in ((9, 2, 1), (30, 4, 0), (30, 2, 6)):
+        memory = make_memory(
+            LENGTH,
+            management={"fifo": {"size": size}},
+            reading=SEARCHES[search] | PLACES[place],
+            injection={"layers": [1, 2]},  # in layer 0 equal tokens have equal cosines: ties
+            positions=scheme,
+            fusion=SHAPES[scheme],
+            bptt_segments=back,
+        )
+        found, calls = runs_fast(memory, kv_heads=kv_heads)
+        assert calls
+        same(found, outcome(memory, "reference", kv_heads=kv_heads))
+
+
+class Banded(CpuFlash):
+    """A kernel that knows bands, and counts them."""
+
+    name, bands, count = "flash", True, 0
+
+    def forward(self, query, key, value, bias, band):
+        return super().forward(query, key, value, self.mask(query, key, bias, band), None)
+
+    def backward(self, grad, query, key, value, bias, band, out, lse):
+        bias = self.mask(query, key, bias, band)
+        return super().backward(grad, query, key, value, bias, None, out, lse)
+
+    def mask(self, query, key, bias, band):
+        if band is None:
+            return bias
+        type(self).count += 1
+        T, N = query.shape[2], key.shape[2]
+        ahead = torch.arange(N) - torch.arange(N - T, N)[:, None]
+        hidden = (ahead > 0) | (ahead < -band)
+        return torch.zeros(1, 1, T, N).masked_fill(hidden, -torch.inf)
+
+
+@pytest.mark.parametrize("scheme", ["zero", "true"])
+@pytest.mark.parametrize("search", ["none", "dot"])
+def test_window_and_segment_in_one_band(scheme, search):
+    place = {"position": {"window": 9, "num_global": 2, "grad_global": False}}
+    memory = make_memory(
+        LENGTH,
+        management={"fifo": {"size": 20}},
+        reading=SEARCHES[search] | place,
+        positions=scheme,
+        bptt_segments=1,
+    )
+    Banded.count = 0
+    with mock.patch("unimem.model.recurrence.choose", return_value=Banded()):
+        found = outcome(memory, "auto")
+    assert Banded.count
+    same(found, outcome(memory, "reference"))
+
+
+def test_recomputed_activations_search_once():
+    memory = small_memory("memorizing_transformer", LENGTH)
+    with mock.patch.object(fast, "search", wraps=fast.search) as plain:
+        expected = outcome(memory, "auto")
+    with mock.patch.object(fast, "search", wraps=fast.search) as again:
+        found = outcome(memory, "auto", checkpoint=True)
+    assert again.call_count == plain.call_count > 0
+    same(found, expected, 1e-6)
+
+
+def test_autocast_agrees_up_to_its_rounding():
+    memory = small_memory("transformer_xl", LENGTH)
+    ids, nll = tokens(2, 30), []
+    for name in ("auto", "reference"):
+        model = attach(make_model(), memory, name)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            nll.append(read(model, ids).nll[:, 1:])
+    assert (nll[0] - nll[1]).abs().mean() < 0.05
+
+
+def chosen(name, device="cpu", dtype=torch.float32, method="unimix"):
+    plan = small_memory(method, LENGTH).plan(3)
+    return backend.choose(name, plan, torch.device(device), dtype)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_first_asked_without_gradient(mode):
+    backend._working.cache_clear()
+    with mode():
+        assert isinstance(chosen("auto"), CpuFlash)
+
+
+def test_auto_says_once_what_it_took(caplog):
+    backend._say.cache_clear()
+    with caplog.at_level("INFO", "unimem"):
+        chosen("auto")
+        chosen("auto")
+        chosen("auto", method="h2o")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "attention.backend=auto: sdpa (CpuFlash)"
+    assert "by reference; memory.management=score_evict asks how much attention" in second
+
+
+def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, caplog):
+    class Wrong(CpuFlash):
+        def backward(self, *args):
+            return tuple(1.01 * grad for grad in super().backward(*args))
+
+    monkeypatch.setattr(backend, "_make", lambda name, device: Wrong())
+    backend._working.cache_clear()
+    with caplog.at_level("INFO", "unimem"):
+        assert chosen("auto") is None
+    assert "away from the reference" in caplog.records[-1].getMessage()
+    with pytest.raises(backend.BackendError, match="attention.backend=sdpa is .* away"):
+        chosen("sdpa")
+    backend._working.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "missing"), [("flash", "needs a CUDA GPU")])
+def test_what_cannot_run_here_says_what_is_missing(name, missing):
+    with pytest.raises(backend.BackendError, match=f"attention.backend={name} {missing}"):
+        chosen(name)
+
+
+def test_what_has_no_fast_form_is_told_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"attention.backend=sdpa cannot compute layer 0: .*h"):
+        compose("method=h2o", "attention.backend=sdpa")
+    with pytest.raises(ConfigError, match=r"attention.backend.*'reference'"):
+        compose("attention.backend=fast")
+
+
+def test_flex_reads_on_the_cpu_and_says_that_it_cannot_train():
+    memory, ids = small_memory("unimix", LENGTH), tokens(2, 30)
+    with torch.no_grad():
+        flex = read(attach(make_model(), memory, "flex"), ids).logits
+        plain = read(attach(make_model(), memory, "reference"), ids).logits
+    assert (flex - plain).abs().max() <= 1e-5 * plain.abs().max()
+    with pytest.raises(RuntimeError, match="backward"):
+        outcome(memory, "flex")
