@@ -33,6 +33,9 @@ class LitUniMem(LightningModule):
         super().__init__()
         if settings.gradient_checkpointing:
             checkpoint_activations(model)
+        if settings.compile:
+            # in place, so that no weight changes its name
+            cast(nn.Module, model.base_model).compile()
         self.model = model
         self.settings = settings
         self.bank: MemoryBank | None = None
