@@ -17,7 +17,7 @@ study = $(BIN)/unimem-sweep sweeps=$(1) profile=$(PROFILE) && \
   $(BIN)/unimem-report $(1)$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reproduce-table2 reproduce-figures reproduce-all test test-slow lint types format clean
+.PHONY: help install quickstart reproduce-table2 reproduce-figures reproduce-all test test-slow bench bench-gpu lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -51,6 +51,13 @@ test: install ## the whole suite but what takes long
 test-slow: install ## the tests that take long
 	@echo "== the tests marked slow"
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m slow
+
+bench: install ## what memory costs on this CPU: outputs/bench/bench.md and bench.png
+	@$(BIN)/unimem-bench shape=tinyllama_layer device=cpu
+	@$(BIN)/unimem-bench shape=nano 'what=[train_step,document]' 'sizes=[2048,10240]' device=cpu
+
+bench-gpu: install ## TinyLLaMA-1.1B on a CUDA GPU: training, search, a long document, gradients
+	@$(BIN)/unimem-bench what=gpu
 
 lint: install ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -24,6 +24,10 @@ ALLOWED = {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
         "paths",
     },
+    "bench": {
+        "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",
+        "config", "paths",
+    },
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
         "paths",
