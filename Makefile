@@ -27,7 +27,7 @@ install: $(VENV)/installed ## make .venv and install the tested set of packages
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older; use make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "== installing into $(VENV): torch, transformers and the rest, about 1.6 GB"
+	@echo "== installing into $(VENV): torch, transformers and the rest, about 2.3 GB"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -115,6 +115,9 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
     unit = fan**levels
     sizes = [-(-N // unit) * unit // fan**level for level in range(levels + 1)]
     tile = -(-TILE // unit) * unit
+    if hidden is not None:
+        # to be added: a mask is filled in number by number
+        hidden = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
     buffers = [query.new_empty(size * min(ROWS, R)) for size in sizes]
     index = torch.empty(R, k, dtype=torch.long, device=query.device)
     logits = query.new_empty(R, k)
@@ -131,7 +134,7 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
             if hidden is not None and end > N - len(hidden):
                 first = max(start, N - len(hidden))
                 mine = hidden[first - (N - len(hidden)) : end - (N - len(hidden))]
-                tree[0][first:end].masked_fill_(_columns(mine, r, m), -torch.inf)
+                tree[0][first:end] += _columns(mine, r, m)
             if levels:
                 end = min(start + tile, sizes[0])
                 whole = tree[0][start:end].view(-1, fan, m)
