@@ -37,8 +37,10 @@ def choose(
     """
     if backend == "reference" or not plan.layers:
         return None
-    slow = {plan.only_by_reference: layer for layer, plan in plan.layers.items()}
-    slow = {why: layer for why, layer in slow.items() if why is not None}
+    slow: dict[str, int] = {}
+    for layer, own in plan.layers.items():
+        if own.only_by_reference is not None:
+            slow.setdefault(own.only_by_reference, layer)
     if backend != "auto":
         for why, layer in slow.items():
             raise BackendError(

@@ -137,11 +137,14 @@ def band_of(
     window = readings[0].band if len(readings) == 1 and len(parts) == 1 else None
     if window is None or tail == len(near) > window or tokens > window + 1:
         return None
-    if plan.local != "causal" or parts[0].turns[0].queries is not frame.index:
+    if readings[0].reach != (0, window) and tail == len(near) > window + 1 - tokens:
+        return None  # the oldest slots are seen from farther away than the window
+    turn, *others = parts[0].turns
+    if plan.local != "causal" or others or turn.queries is not frame.index:
         return None
     places = near.places[..., len(near) - tail :]
     row = torch.arange(-tail, tokens, device=places.device) + frame.positions[:, :1]
-    slots = (places == row[:, None, :tail]).all()
+    slots = ((places == row[:, None, :tail]) & (places != FREE)).all()
     whole = slots & (frame.positions == row[:, tail:]).all()
     return window if bool(whole) else None
 
