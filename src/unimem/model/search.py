@@ -37,7 +37,7 @@ def search(
     be chosen the index is 0 and the logit -inf. Products are float32 at least on the CPU. Which of
     equals are chosen is open.
     """
-    if query.is_cuda and _triton():
+    if query.is_cuda and query.dtype != torch.float64 and _triton():
         from unimem.model.search_triton import search as on_gpu
 
         return on_gpu(query, keys, k, open, taken)
