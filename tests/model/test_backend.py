@@ -83,7 +83,7 @@ def test_a_wrong_kernel_is_refused_and_named(wrong, why, monkeypatch, caplog):
     with caplog.at_level("INFO", "unimem"):
         logits, calls = reading("auto")
     (said,) = caplog.messages
-    assert re.fullmatch(f"attention.backend=auto: reference; by reference; sdpa {why}", said)
+    assert re.fullmatch(f"attention.backend=auto: reference; sdpa {why}", said)
     with pytest.raises(backend.BackendError, match=f"attention.backend=sdpa {why}; set attention"):
         chosen("sdpa")
     assert not calls
@@ -102,7 +102,7 @@ def test_a_device_without_kernels_is_named(caplog):
     with caplog.at_level("INFO", "unimem"):
         assert chosen("auto", torch.device("meta")) is None
     (said,) = caplog.messages
-    assert said == "attention.backend=auto: reference; by reference; there is no kernel for meta"
+    assert said == "attention.backend=auto: reference; there is no kernel for meta"
 
 
 def test_a_layer_that_only_the_reference_computes_is_named():

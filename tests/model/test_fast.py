@@ -303,7 +303,7 @@ def test_auto_says_once_what_it_took(caplog):
         chosen("auto", method="h2o")
     first, second = (record.getMessage() for record in caplog.records)
     assert first == "attention.backend=auto: sdpa (CpuFlash)"
-    assert "by reference; memory.management=score_evict asks how much attention" in second
+    assert "by reference: memory.management=score_evict asks how much attention" in second
 
 
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, caplog):

@@ -57,7 +57,7 @@ def choose(
     for name in ORDER.get(device.type, ()):
         kernel, missing = _working(name, device.type, dtype)
         if kernel is not None:
-            _say(f"{name} ({type(kernel).__name__})", *tried, *slow)
+            _say(f"{name} ({type(kernel).__name__})", *tried, *(f"by reference: {s}" for s in slow))
             return kernel
         tried.append(f"{name} {missing}")
     _say("reference", *(tried or [f"there is no kernel for {device.type}"]))
@@ -67,8 +67,7 @@ def choose(
 @cache
 def _say(chosen: str, *because: str) -> None:
     """Log a choice once."""
-    reasons = "".join(f"; {reason}" for reason in because)
-    logger.info("attention.backend=auto: %s%s", chosen, reasons and f"; by reference{reasons}")
+    logger.info("attention.backend=auto: %s", "; ".join((chosen, *because)))
 
 
 @cache
