@@ -16,7 +16,7 @@ from torch import Tensor
 from unimem.memory.option import full_precision, spread
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Turn
-from unimem.memory.reading.base import Search, Selection
+from unimem.memory.reading.base import Search, Selection, unit
 from unimem.memory.state import Memory
 from unimem.model.attend import fuse_gated, own_links, recall
 from unimem.model.joint import Dense, Sparse, joint, picked_dot
@@ -160,8 +160,7 @@ def _search(
                 column = torch.arange(len(memory), device=keys.device)
                 open_slots = open_slots & (column >= first_used(memory) + plan.reach[0])
         ask, among = (unit(query), unit(memory.keys)) if wanted.cosine else (turned, keys)
-        found = search(ask, among, wanted.topk, open_slots, taken)
-        index, logits = found
+        index, logits = search(ask, among, wanted.topk, open_slots, taken)
         if wanted.cosine:
             lowest = -torch.inf if wanted.threshold is None else wanted.threshold
             none = (logits == -torch.inf) | (logits < lowest)
@@ -169,12 +168,6 @@ def _search(
         if picks is not None:
             picks[place] = index, logits
     return Sparse(turned, keys, values, index, logits)
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale vectors to length 1, in float32 at least."""
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 def _any_read(query: Tensor, chosen: Selection | None, sparse: Sparse | None) -> Tensor:

@@ -55,8 +55,7 @@ def search(
             if taken is not None:
                 heads = slice(g * H // G, (g + 1) * H // G) if taken.shape[1] > 1 else slice(0, 1)
                 hidden = taken[b, heads].flatten(0, 1).T  # [W, R or T]
-            found = _among(rows[b, g], keys[b, g], k, mine, hidden)
-            index[b, g], logits[b, g] = found
+            index[b, g], logits[b, g] = _among(rows[b, g], keys[b, g], k, mine, hidden)
     return index.view(B, H, T, k), logits.view(B, H, T, k)
 
 

@@ -81,13 +81,16 @@ class View:
 
     def cosines(self) -> Tensor:
         """Cosines of un-rotated queries and keys [B, H, T, M], as constants."""
-        query, keys = (
-            x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
-            for x in (self.query.detach().float(), self.memory.keys.detach().float())
-        )
+        query, keys = unit(self.query), unit(self.memory.keys)
         rows = query.reshape(*keys.shape[:2], -1, keys.shape[3])
         with full_precision(rows):
             return (rows @ keys.mT).view(*query.shape[:3], -1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale vectors to length 1, in float32, as constants."""
+    x = x.detach().float()
+    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 class Search(NamedTuple):
