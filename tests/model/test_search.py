@@ -51,7 +51,7 @@ def check(query, keys, k, opened, taken):
 @pytest.mark.parametrize("case", CASES)
 def test_search_is_topk(case, small, monkeypatch):
     if small:
-        for name, value in {"ROWS": 6, "TILE": 16, "PANEL": 130, "FAN": (3, 2), "TOP": 4}.items():
+        for name, value in {"ROWS": 6, "TILE": 16, "PANEL": 130, "FAN": 2, "TOP": 4}.items():
             monkeypatch.setattr(module, name, value)
     check(*example(*CASES[case]))
 

@@ -115,19 +115,22 @@ def picked_dot(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     """Multiply each query [B, H, T, D] with the keys [B, G, M, D] it picked: [B, H, T, K]."""
     out = torch.empty(index.shape, dtype=_wide(query.dtype), device=query.device)
     for table, picks, rows, into in _tables(keys, index, query, out):
-        if _bags(table):
-            R, K = picks.shape
-            where = torch.arange(R)
-            into.copy_(
-                torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                    rows.contiguous(), table, picks.flatten(), where * K,
-                    where.repeat_interleave(K), 0,
-                ).view(R, K)
-            )  # fmt: skip
-            continue
-        for part in _chunks(picks, table):
-            gathered = table[picks[part]].to(out.dtype)
-            into[part] = (gathered @ rows[part].to(out.dtype)[..., None])[..., 0]
+        into.copy_(dots(rows, table, picks))
+    return out
+
+
+def dots(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
+    """Multiply each query [R, D] with the keys [M, D] that it picked [R, K], float32 at least."""
+    R, K = index.shape
+    if _bags(keys):
+        where = torch.arange(R)
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            query.contiguous(), keys, index.flatten(), where * K, where.repeat_interleave(K), 0
+        ).view(R, K)
+    out = torch.empty(R, K, dtype=_wide(query.dtype), device=query.device)
+    for part in _chunks(index, keys):
+        gathered = keys[index[part]].to(out.dtype)
+        out[part] = (gathered @ query[part].to(out.dtype)[..., None])[..., 0]
     return out
 
 

@@ -1,8 +1,8 @@
 """The slots with the largest logits, found without writing all logits out.
 
-Exact: the k largest logits lie in the k blocks with the largest maxima. So of each chunk of logits,
-which stays in the cache, only maxima of blocks, of blocks of blocks and so on are looked at, then k
-blocks of each level on the way back.
+Exact: the k largest logits lie in the k blocks with the largest maxima. So of the logits nothing is
+kept but the maxima of blocks, of blocks of blocks and so on; k blocks of each level are looked at on
+the way back, and the logits in the last of them are computed once more.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size, R queries of all
 heads of a group, W slots.
@@ -11,16 +11,19 @@ heads of a group, W slots.
 import torch
 from torch import Tensor
 
-ROWS = 64
-"""Queries in a chunk: enough for the product to run at full speed."""
-TILE = 4096
-"""Keys in one product: its result is reduced while it is in the cache."""
+from unimem.model.joint import dots
+
+ROWS = 512
+"""Queries in a chunk at most: enough for the product to run at full speed, and for few chunks."""
+TILE = 1024
+"""Keys in one product, a multiple of `FAN`: its result is reduced while it is in the cache."""
 PANEL = 1 << 16
-"""Keys of which all logits of a chunk are held at once."""
-FAN = 8, 16
-"""Blocks that one block of the next level spans, for many picks and for few."""
-FEW = 8
-"""Picks so few that looking at the slots of wide blocks costs less than another pass."""
+"""Keys of which the maxima are held at once."""
+HELD = 1 << 21
+"""Maxima of a chunk that are held at most, where that leaves `FEWEST` queries."""
+FEWEST = 64
+FAN = 8
+"""Blocks that one block of the next level spans."""
 TOP = 256
 """Blocks among which the largest are chosen outright."""
 
@@ -108,48 +111,71 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
     hidden [W, R], or [W, T] if it repeats for each head.
     """
     N, R = len(keys), len(query)
-    fan, levels = FAN[k <= FEW], 0
-    while -(-N // fan**levels) > TOP and -(-N // fan ** (levels + 1)) >= k:
-        levels += 1
-    unit = fan**levels
-    sizes = [-(-N // unit) * unit // fan**level for level in range(levels + 1)]
-    tile = -(-TILE // unit) * unit
+    sizes = [N]
+    while sizes[-1] > TOP and -(-sizes[-1] // FAN) >= k:
+        sizes.append(-(-sizes[-1] // FAN))
+    levels = sizes[1:] or sizes
+    rows = min(ROWS, R, max(FEWEST, HELD // levels[0]))
     if hidden is not None:
-        # to be added: a mask is filled in number by number
+        # to be added: a mask is filled in number by number; the first row is of all older keys
+        hidden = torch.cat([hidden.new_zeros(1, hidden.shape[1]), hidden])
         hidden = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-    buffers = [query.new_empty(size * min(ROWS, R)) for size in sizes]
+    tile = query.new_empty(TILE, rows)
+    tree = [query.new_empty(-(-size // FAN) * FAN, rows) for size in levels]
     index = torch.empty(R, k, dtype=torch.long, device=query.device)
     logits = query.new_empty(R, k)
-    child = torch.arange(fan, device=query.device)
-    for r in range(0, R, ROWS):
-        chunk = query[r : r + ROWS].T
-        m = chunk.shape[1]
-        # a column for each query, so that maxima over keys run along whole rows of memory
-        tree = [b[: size * m].view(size, m) for b, size in zip(buffers, sizes, strict=True)]
-        tree[0][N:] = -torch.inf
-        for start in range(0, N, tile):
-            end = min(start + tile, N)
-            torch.mm(keys[start:end], chunk, out=tree[0][start:end])
-            if hidden is not None and end > N - len(hidden):
-                first = max(start, N - len(hidden))
-                mine = hidden[first - (N - len(hidden)) : end - (N - len(hidden))]
-                tree[0][first:end] += _columns(mine, r, m)
-            if levels:
-                end = min(start + tile, sizes[0])
-                whole = tree[0][start:end].view(-1, fan, m)
-                torch.amax(whole, 1, out=tree[1][start // fan : end // fan])
-        for below, above in zip(tree[1:], tree[2:], strict=False):
-            torch.amax(below.view(-1, fan, m), 1, out=above)
-        best, slot = tree[-1].T.contiguous().topk(k, 1, sorted=False)
+    child = torch.arange(FAN, device=query.device)
+    for r in range(0, R, rows):
+        chunk = query[r : r + rows]
+        m = len(chunk)
+        if m < rows:
+            # a column for each query, so that maxima over keys run along whole rows of memory
+            tile, *tree = (x.view(-1)[: len(x) * m].view(-1, m) for x in (tile, *tree))
+        part = None if hidden is None else _columns(hidden, r, m)
+        for size, maxima in zip(levels, tree, strict=True):
+            maxima[size:] = -torch.inf
+        for start in range(0, N, TILE):
+            end = min(start + TILE, N)
+            found = tile[: end - start] if len(sizes) > 1 else tree[0][start:end]
+            torch.mm(keys[start:end], chunk.T, out=found)
+            if part is not None and end > N - len(part) + 1:
+                first = max(start, N - len(part) + 1)
+                found[first - start :] += part[first - N + len(part) : end - N + len(part)]
+            if len(sizes) > 1:
+                _maxima(found, tree[0][start // FAN : -(-end // FAN)])
+        for below, above, size in zip(tree, tree[1:], levels[1:], strict=False):
+            _maxima(below[: size * FAN], above[:size])
+        best, slot = tree[-1][: levels[-1]].T.contiguous().topk(k, 1, sorted=False)
         column = torch.arange(m, device=query.device)[:, None]
-        for level in reversed(tree[:-1]):
-            candidate = (slot[:, :, None] * fan + child).flatten(1)
-            flat = (candidate * m + column).flatten()
-            values = level.view(-1).index_select(0, flat).view(candidate.shape)
-            best, place = values.topk(k, 1, sorted=False)
-            slot = candidate.gather(1, place)
+        for level in tree[-2::-1]:
+            slot = (slot[:, :, None] * FAN + child).flatten(1)
+            best = level.view(-1).index_select(0, (slot * m + column).flatten()).view(slot.shape)
+            best, slot = _largest(best, slot, k)
+        if len(sizes) > 1:
+            slot = (slot[:, :, None] * FAN + child).flatten(1)
+            past = slot >= N
+            slot = slot.clamp_max_(N - 1)
+            best = dots(chunk, keys, slot).masked_fill_(past, -torch.inf)
+            if part is not None:
+                row = (slot + (len(part) - N)).clamp_min_(0)
+                best += part.reshape(-1).index_select(0, (row * m + column).flatten()).view_as(row)
+            best, slot = _largest(best, slot, k)
         index[r : r + m], logits[r : r + m] = slot, best
     return index, logits
+
+
+def _maxima(numbers: Tensor, out: Tensor) -> None:
+    """Give the maxima [ceil(N / FAN), m] of blocks of numbers [N, m]; the last may be cut off."""
+    whole = len(numbers) // FAN
+    torch.amax(numbers[: whole * FAN].unflatten(0, (whole, FAN)), 1, out=out[:whole])
+    if whole < len(out):
+        torch.amax(numbers[whole * FAN :], 0, out=out[whole])
+
+
+def _largest(numbers: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Give the k largest of each row's numbers [m, C], and their names, in any order."""
+    best, place = numbers.topk(k, 1, sorted=False)
+    return best, names.gather(1, place)
 
 
 def _columns(mask: Tensor, first: int, count: int) -> Tensor:
