@@ -4,11 +4,17 @@ import torch
 
 from unimem.model.kernels.base import materialised
 
-KINDS = ["all", "band", "bias", "bias of rows", "bias of heads", "band over too few keys"]
+KINDS = [
+    "all", "band", "bias", "bias of rows", "bias of heads", "bias of a window",
+    "band over too few keys",
+]  # fmt: skip
 
 
 def example(kind, B=2, H=4, G=2, T=37, N=75, D=32):
-    """Give query, key, value, bias and band; every other query of a bias sees nothing."""
+    """Give query, key, value, bias and band.
+
+    Every other query of a bias sees nothing, but of that of a window.
+    """
     generator = torch.Generator().manual_seed(0)
     N = T - 6 if kind == "band over too few keys" else N
     query, key, value = (
@@ -20,6 +26,9 @@ def example(kind, B=2, H=4, G=2, T=37, N=75, D=32):
         shape = (B if "rows" in kind else 1, H if "heads" in kind else 1, T, N)
         counts = torch.randint(0, 3, shape, generator=generator)
         counts[:, :, ::2] = 0
+        if "window" in kind:
+            counts = within(7, T, N).long()[None, None]
+            counts[:, :, ::3, :2] = 1
         bias = counts.float().log()
     return query * D**-0.5, key, value, bias, band
 

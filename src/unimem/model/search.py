@@ -1,8 +1,8 @@
 """The slots with the largest logits, found without writing all logits out.
 
 Exact: the k largest logits lie in the k blocks with the largest maxima. So of the logits nothing is
-kept but the maxima of blocks, of blocks of blocks and so on; k blocks of each level are looked at on
-the way back, and the logits in the last of them are computed once more.
+kept but the maxima of blocks, of blocks of blocks and so on; on the way back k blocks of each level
+are looked at, and the logits in the last of them are computed once more.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size, R queries of all
 heads of a group, W slots.
@@ -183,5 +183,5 @@ def _columns(mask: Tensor, first: int, count: int) -> Tensor:
     first %= mask.shape[1]
     if first + count <= mask.shape[1]:
         return mask[:, first : first + count]
-    columns = torch.arange(first, first + count, device=mask.device) % mask.shape[1]
-    return mask[:, columns]
+    times = -(-(first + count) // mask.shape[1])
+    return mask.repeat(1, times)[:, first : first + count]

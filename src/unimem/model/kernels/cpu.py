@@ -1,13 +1,22 @@
 """PyTorch's own flash attention on the CPU, which knows its log-sum-exp."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from unimem.model.kernels.base import Kernel
 
+ROWS = 128
+"""Queries whose hidden keys are left out together."""
+
 
 class CpuFlash(Kernel):
-    """Blocks of logits that stay in the cache. Grouped heads are read where they are."""
+    """Blocks of logits that stay in the cache. Grouped heads are read where they are.
+
+    The operator multiplies whatever a mask hides, so keys that a block of queries does not see at
+    all are left out first.
+    """
 
     name = "sdpa"
     bands = False
@@ -16,12 +25,18 @@ class CpuFlash(Kernel):
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, band: int | None
     ) -> tuple[Tensor, Tensor]:
         """See `Kernel.forward`; it gets no band."""
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=bias, scale=1.0
-        )
+        if bias is None or torch.compiler.is_compiling():
+            out, lse = _forward(query, key, value, bias)
+        else:
+            out = torch.zeros_like(query)
+            lse = query.new_zeros(query.shape[:3], dtype=_full(query))
+            for rows, seen in _pieces(bias):
+                part = query[:, :, rows], key[:, :, seen], value[:, :, seen]
+                found = _forward(*part, bias[:, :, rows][..., seen])
+                out[:, :, rows], lse[:, :, rows] = found
         if bias is not None:
             # where all is hidden it says 0, which another part would take for a weight of 1
-            lse = lse.masked_fill((bias == -torch.inf).all(-1), -torch.inf)
+            lse = lse.masked_fill(bias.amax(-1) == -torch.inf, -torch.inf)
         return out, lse
 
     def backward(
@@ -36,6 +51,50 @@ class CpuFlash(Kernel):
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Kernel.backward`; it gets no band."""
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, key, value, out, lse, 0.0, False, attn_mask=bias, scale=1.0
-        )
+        if bias is None or torch.compiler.is_compiling():
+            return _backward(grad, query, key, value, out, lse, bias)
+        queries = torch.zeros_like(query)
+        wide = [torch.zeros_like(x, dtype=_full(x)) for x in (key, value)]
+        for rows, seen in _pieces(bias):
+            mine, *theirs = _backward(
+                *(x[:, :, rows] for x in (grad, query)),
+                *(x[:, :, seen] for x in (key, value)),
+                *(x[:, :, rows] for x in (out, lse)),
+                bias[:, :, rows][..., seen],
+            )
+            queries[:, :, rows] = mine
+            for total, own in zip(wide, theirs, strict=True):
+                if isinstance(seen, slice):
+                    total[:, :, seen] += own
+                else:
+                    total.index_add_(2, seen, own.to(total.dtype))
+        return queries, *(x.to(key.dtype) for x in wide)
+
+
+def _full(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _pieces(bias: Tensor) -> Iterator[tuple[slice, slice | Tensor]]:
+    """Give blocks of queries and the keys that any of them sees, as a slice where they are one."""
+    for start in range(0, bias.shape[2], ROWS):
+        rows = slice(start, start + ROWS)
+        seen = (bias[:, :, rows].amax((0, 1, 2)) > -torch.inf).nonzero()[:, 0]
+        if not len(seen):
+            continue
+        first, last = int(seen[0]), int(seen[-1])
+        yield rows, slice(first, last + 1) if last - first + 1 == len(seen) else seen
+
+
+def _forward(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    query, key, value, bias = tensors
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, False, attn_mask=bias, scale=1.0
+    )
+
+
+def _backward(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    *given, bias = tensors
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *given, 0.0, False, attn_mask=bias, scale=1.0
+    )
