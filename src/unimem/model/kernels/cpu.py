@@ -68,7 +68,8 @@ class CpuFlash(Kernel):
                     total[:, :, seen] += own
                 else:
                     total.index_add_(2, seen, own.to(total.dtype))
-        return queries, *(x.to(key.dtype) for x in wide)
+        keys, values = wide
+        return queries, keys.to(key.dtype), values.to(value.dtype)
 
 
 def _full(x: Tensor) -> torch.dtype:
