@@ -15,7 +15,7 @@ class CpuFlash(Kernel):
     """Blocks of logits that stay in the cache. Grouped heads are read where they are.
 
     The operator multiplies whatever a mask hides, so keys that a block of queries does not see at
-    all are left out first.
+    all are left out first; not under `torch.compile`, for which shapes must not depend on a mask.
     """
 
     name = "sdpa"
