@@ -179,14 +179,9 @@ def validate(node: DictConfig) -> Config:
     problems = _plan_problems(values["memory"], config.num_layers())
     if problems:
         raise ConfigError(_report(problems))
-    plan, backend = config.memory.plan(config.num_layers()), config.attention.backend
-    if backend not in ("auto", "reference"):
-        for layer, own in plan.layers.items():
-            if own.only_by_reference is not None:
-                raise ConfigError(
-                    f"attention.backend={backend} cannot compute layer {layer}: "
-                    f"{own.only_by_reference}; set attention.backend=auto or reference"
-                )
+    plan = config.memory.plan(config.num_layers())
+    if refusal := plan.refusal(config.attention.backend):
+        raise ConfigError(refusal)
     for remark in plan.remarks:
         logger.warning(remark)
     return config

@@ -152,6 +152,25 @@ class MemoryPlan:
         """Whether a writing wants to know the loss of each token."""
         return any(isinstance(w, LayerWriting) and w.needs_surprise for w in self.writings)
 
+    @property
+    def only_by_reference(self) -> dict[str, int]:
+        """Say why layers have no fast form, and of each reason the first layer."""
+        found: dict[str, int] = {}
+        for layer, plan in self.layers.items():
+            if plan.only_by_reference is not None:
+                found.setdefault(plan.only_by_reference, layer)
+        return found
+
+    def refusal(self, backend: str) -> str | None:
+        """Say what a named attention backend cannot compute; None if there is nothing."""
+        if backend not in ("auto", "reference"):
+            for why, layer in self.only_by_reference.items():
+                return (
+                    f"attention.backend={backend} cannot compute layer {layer}: {why}; set "
+                    "attention.backend=auto or reference"
+                )
+        return None
+
     def weight_shapes(
         self, *, width: int, heads: int, kv_heads: int, head_size: int
     ) -> dict[str, tuple[int, ...]]:

@@ -37,16 +37,9 @@ def choose(
     """
     if backend == "reference" or not plan.layers:
         return None
-    slow: dict[str, int] = {}
-    for layer, own in plan.layers.items():
-        if own.only_by_reference is not None:
-            slow.setdefault(own.only_by_reference, layer)
     if backend != "auto":
-        for why, layer in slow.items():
-            raise BackendError(
-                f"attention.backend={backend} cannot compute layer {layer}: {why}; set "
-                "attention.backend=auto or reference"
-            )
+        if refusal := plan.refusal(backend):
+            raise BackendError(refusal)
         kernel, missing = _working(backend, device.type, dtype)
         if kernel is None:
             raise BackendError(
@@ -57,7 +50,8 @@ def choose(
     for name in ORDER.get(device.type, ()):
         kernel, missing = _working(name, device.type, dtype)
         if kernel is not None:
-            _say(f"{name} ({type(kernel).__name__})", *tried, *(f"by reference: {s}" for s in slow))
+            slow = (f"by reference: {why}" for why in plan.only_by_reference)
+            _say(f"{name} ({type(kernel).__name__})", *tried, *slow)
             return kernel
         tried.append(f"{name} {missing}")
     _say("reference", *(tried or [f"there is no kernel for {device.type}"]))
