@@ -47,17 +47,19 @@ def check(query, keys, k, opened, taken):
     assert once.max() <= 1
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["as it is", "many levels"])
+@pytest.mark.parametrize("kept", [None, 0, 99, 999], ids=lambda kept: f"kept {kept}")
 @pytest.mark.parametrize("case", CASES)
-def test_search_is_topk(case, small, monkeypatch):
-    if small:
-        for name, value in {"ROWS": 6, "TILE": 16, "PANEL": 130, "FAN": 2, "TOP": 4}.items():
+def test_search_is_topk(case, kept, monkeypatch):
+    if kept is not None:
+        small = {"ROWS": 6, "TILE": 16, "PANEL": 130, "FAN": 2, "TOP": 4, "KEPT": kept}
+        for name, value in small.items():
             monkeypatch.setattr(module, name, value)
     check(*example(*CASES[case]))
 
 
-def test_many_keys():
-    check(*example(1, 2, 2, 64, 20000, 4, 512, 1, 1))
+@pytest.mark.parametrize("M", [3000, 20000])
+def test_many_keys(M):
+    check(*example(1, 2, 2, 64, M, 4, 512, 1, 1))
 
 
 @pytest.mark.slow
@@ -70,6 +72,16 @@ def test_nothing_to_find():
     index, logits = search(query, keys, k, torch.zeros_like(opened), taken)
     assert (logits == -torch.inf).all()
     assert not index.any()
+
+
+@pytest.mark.parametrize("M", [7, 301, 3001, 5001])
+def test_one_slot_is_left(M):
+    query, keys, _, opened, _ = example(1, 2, 1, 3, M, 4, 0, 1, 1)
+    opened[..., : M // 2] = False
+    opened[..., M // 2] = True
+    taken = torch.ones(1, 1, 3, M - M // 2, dtype=torch.bool)
+    taken[..., 0] = False
+    check(query, keys, 4, opened, taken)
 
 
 def test_equal_keys_are_found_once_each():

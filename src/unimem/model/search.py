@@ -19,12 +19,14 @@ TILE = 1024
 """Keys in one product, a multiple of `FAN`: its result is reduced while it is in the cache."""
 PANEL = 1 << 16
 """Keys of which the maxima are held at once."""
+KEPT = 4096
+"""Keys so few that their logits are kept, and not computed once more."""
 HELD = 1 << 21
-"""Maxima of a chunk that are held at most, where that leaves `FEWEST` queries."""
+"""Logits or maxima of a chunk that are held at most, where that leaves `FEWEST` queries."""
 FEWEST = 64
 FAN = 8
 """Blocks that one block of the next level spans."""
-TOP = 256
+TOP = 512
 """Blocks among which the largest are chosen outright."""
 
 
@@ -114,14 +116,15 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
     sizes = [N]
     while sizes[-1] > TOP and -(-sizes[-1] // FAN) >= k:
         sizes.append(-(-sizes[-1] // FAN))
-    levels = sizes[1:] or sizes
-    rows = min(ROWS, R, max(FEWEST, HELD // levels[0]))
+    kept = len(sizes) == 1 or N <= KEPT
+    held = sizes if kept else sizes[1:]
+    rows = min(ROWS, R, max(FEWEST, HELD // held[0]))
     if hidden is not None:
         # to be added: a mask is filled in number by number; the first row is of all older keys
         hidden = torch.cat([hidden.new_zeros(1, hidden.shape[1]), hidden])
         hidden = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
     tile = query.new_empty(TILE, rows)
-    tree = [query.new_empty(-(-size // FAN) * FAN, rows) for size in levels]
+    tree = [query.new_empty(-(-size // FAN) * FAN, rows) for size in held]
     index = torch.empty(R, k, dtype=torch.long, device=query.device)
     logits = query.new_empty(R, k)
     child = torch.arange(FAN, device=query.device)
@@ -132,35 +135,35 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
             # a column for each query, so that maxima over keys run along whole rows of memory
             tile, *tree = (x.view(-1)[: len(x) * m].view(-1, m) for x in (tile, *tree))
         part = None if hidden is None else _columns(hidden, r, m)
-        for size, maxima in zip(levels, tree, strict=True):
-            maxima[size:] = -torch.inf
+        for size, level in zip(held, tree, strict=True):
+            level[size:] = -torch.inf
+        maxima = tree[1:] if kept else tree
         for start in range(0, N, TILE):
             end = min(start + TILE, N)
-            found = tile[: end - start] if len(sizes) > 1 else tree[0][start:end]
+            found = tree[0][start:end] if kept else tile[: end - start]
             torch.mm(keys[start:end], chunk.T, out=found)
             if part is not None and end > N - len(part) + 1:
                 first = max(start, N - len(part) + 1)
                 found[first - start :] += part[first - N + len(part) : end - N + len(part)]
-            if len(sizes) > 1:
-                _maxima(found, tree[0][start // FAN : -(-end // FAN)])
-        for below, above, size in zip(tree, tree[1:], levels[1:], strict=False):
+            if maxima:
+                _maxima(found, maxima[0][start // FAN : -(-end // FAN)])
+        for below, above, size in zip(maxima, maxima[1:], sizes[2:], strict=False):
             _maxima(below[: size * FAN], above[:size])
-        best, slot = tree[-1][: levels[-1]].T.contiguous().topk(k, 1, sorted=False)
+        best, slot = tree[-1][: sizes[-1]].T.contiguous().topk(k, 1, sorted=False)
         column = torch.arange(m, device=query.device)[:, None]
         for level in tree[-2::-1]:
             slot = (slot[:, :, None] * FAN + child).flatten(1)
             best = level.view(-1).index_select(0, (slot * m + column).flatten()).view(slot.shape)
             best, slot = _largest(best, slot, k)
-        if len(sizes) > 1:
+        if not kept:
             slot = (slot[:, :, None] * FAN + child).flatten(1)
             past = slot >= N
-            slot = slot.clamp_max_(N - 1)
-            best = dots(chunk, keys, slot).masked_fill_(past, -torch.inf)
+            best = dots(chunk, keys, slot.clamp_max_(N - 1)).masked_fill_(past, -torch.inf)
             if part is not None:
                 row = (slot + (len(part) - N)).clamp_min_(0)
                 best += part.reshape(-1).index_select(0, (row * m + column).flatten()).view_as(row)
             best, slot = _largest(best, slot, k)
-        index[r : r + m], logits[r : r + m] = slot, best
+        index[r : r + m], logits[r : r + m] = slot.clamp_max_(N - 1), best
     return index, logits
 
 
