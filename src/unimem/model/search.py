@@ -183,8 +183,8 @@ def _largest(numbers: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _columns(mask: Tensor, first: int, count: int) -> Tensor:
     """Take `count` columns from `first` on of a mask [W, P] that repeats after P."""
-    first %= mask.shape[1]
-    if first + count <= mask.shape[1]:
-        return mask[:, first : first + count]
-    times = -(-(first + count) // mask.shape[1])
-    return mask.repeat(1, times)[:, first : first + count]
+    pieces, first = [], first % mask.shape[1]
+    while count:
+        pieces.append(mask[:, first : first + count])
+        count, first = count - pieces[-1].shape[1], 0
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
