@@ -173,7 +173,14 @@ def test_a_model_below_its_bound_is_called_a_leak(markov, tmp_path, choices, bou
     assert warning in caplog.text and LEAK in warning and bound in warning
 
 
-@pytest.mark.parametrize(("choices", "memory"), [(VANILLA, 0), (FIFO, 16), ({}, None)])
+@pytest.mark.parametrize(
+    ("choices", "memory"),
+    [
+        pytest.param(VANILLA, 0, marks=pytest.mark.slow),
+        (FIFO, 16),
+        pytest.param({}, None, marks=pytest.mark.slow),
+    ],
+)
 def test_the_best_possible_model_is_no_leak(markov, tmp_path, choices, memory):
     model = Fixed(markov.validation, lambda ids: markov.oracle.nll(ids, 8, memory)[1:])
     attach(model, make_memory(8, **choices))

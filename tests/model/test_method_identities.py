@@ -13,6 +13,7 @@ from reference import (
     sparse_transformer_fixed,
     streaming_llm,
 )
+from sampled import each
 from small_methods import METHODS, small_memory
 
 from unimem.memory.plan import option_class
@@ -79,7 +80,7 @@ def test_a_closed_gate_is_vanilla(method, vanilla):
         close(read(model, IDS).logits, vanilla)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", each(4, METHODS))
 def test_controls_take_memory_away_or_show_the_neighbours(method, vanilla):
     """Read off, a method of whole segments is vanilla; two equal rows are each other's memory."""
     memory = small_memory(method)
@@ -99,7 +100,7 @@ def test_unimix_without_its_other_parts_is_transformer_xl():
     close(logits(unimix), logits(small_memory("transformer_xl", 8, *layers)), 1e-6)
 
 
-@pytest.mark.parametrize("length", [1, 3, 8, 13])
+@pytest.mark.parametrize("length", each(2, [3, 1, 8, 13]))
 def test_patterns_are_one_mask_for_any_segment_length(length):
     plain = make_model()
     everywhere = {"length": length, "layers": (0, 1, 2)}

@@ -5,6 +5,7 @@ from importlib import import_module
 import pytest
 import torch
 from models import make_model, tokens
+from sampled import each
 from small_methods import METHODS, SMALL, small_memory
 
 from unimem.memory.state import MemoryBank
@@ -80,7 +81,7 @@ def segments(model, ids, starts=None, lengths=None, bank=None):
     return run(model, bank or MemoryBank.empty(len(ids)), ids, starts=starts, lengths=lengths)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", each(4, METHODS))
 def test_rows_hold_documents_of_their_own(method):
     """Rows with other documents, short last segments and resets are their documents alone."""
     model, _ = build(method, 2, 6)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sampled import each
 from studies.conftest import BASE, CELLS, TINY, study_file
 
 from unimem.config import ConfigError, compose_node, resolve
@@ -26,7 +27,7 @@ def again(recorded: dict) -> dict:
 @pytest.mark.parametrize(
     "overrides",
     [
-        *[[f"method={method}"] for method in METHODS],
+        *each(8, ([f"method={method}"] for method in METHODS)),
         ["experiment=quickstart_code"],
         [*TINY, "output=/else where", "study=b", "resume=true", "logger.group=b"],
         ["injection_layer=3"],

@@ -1,0 +1,12 @@
+"""Cases of which the quick suite runs some, the slow tests the others."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def each(n: int, values: Iterable[Any]) -> list[Any]:
+    """Mark all but each n-th value as slow."""
+    slow = pytest.mark.slow
+    return [x if i % n == 0 else pytest.param(x, marks=slow) for i, x in enumerate(values)]
