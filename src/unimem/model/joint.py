@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimem.model.kernels.base import Kernel
+from unimem.model.kernels.base import Kernel, wide
 
 GATHERED = 1 << 24
 """Numbers of picked keys or values that may be gathered at once."""
@@ -113,7 +113,7 @@ def _parts(bands: list[int | None], tensors: Sequence[Any]) -> tuple[list[Dense]
 
 def picked_dot(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     """Multiply each query [B, H, T, D] with the keys [B, G, M, D] it picked: [B, H, T, K]."""
-    out = torch.empty(index.shape, dtype=_wide(query.dtype), device=query.device)
+    out = torch.empty(index.shape, dtype=wide(query.dtype), device=query.device)
     for table, picks, rows, into in _tables(keys, index, query, out):
         into.copy_(dots(rows, table, picks))
     return out
@@ -127,7 +127,7 @@ def dots(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             query.contiguous(), keys, index.flatten(), where * K, where.repeat_interleave(K), 0
         ).view(R, K)
-    out = torch.empty(R, K, dtype=_wide(query.dtype), device=query.device)
+    out = torch.empty(R, K, dtype=wide(query.dtype), device=query.device)
     for part in _chunks(index, keys):
         gathered = keys.index_select(0, index[part].flatten()).unflatten(0, (-1, K)).to(out.dtype)
         # keys on the right: a product with a vector on the right is several times slower on a CPU
@@ -184,10 +184,6 @@ def _tables(table: Tensor, index: Tensor, *rows: Tensor) -> Iterator[tuple[Tenso
 
 def _flat(x: Tensor, dims: int) -> Tensor:
     return x.flatten(0, dims - 1)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _bags(table: Tensor) -> bool:

@@ -1,8 +1,8 @@
 """The slots with the largest logits, found without writing all logits out.
 
-Exact: the k largest logits lie in the k blocks with the largest maxima. So of the logits nothing is
-kept but the maxima of blocks, of blocks of blocks and so on; on the way back k blocks of each level
-are looked at, and the logits in the last of them are computed once more.
+Exact: the k largest logits lie in the k blocks with the largest maxima. So of many
+logits nothing is kept but the maxima of blocks, of blocks of blocks and so on; on the way back k
+blocks of each level are looked at, and the logits in the last of them are computed once more.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head size, R queries of all
 heads of a group, W slots.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unimem.model.joint import dots
+from unimem.model.kernels.base import wide
 
 ROWS = 512
 """Queries in a chunk at most: enough for the product to run at full speed, and for few chunks."""
@@ -49,7 +50,7 @@ def search(
     B, H, T, D = query.shape
     G, M = keys.shape[1:3]
     R, k = H // G * T, min(k, M)
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = wide(query.dtype)
     index = torch.empty(B, G, R, k, dtype=torch.long, device=query.device)
     logits = torch.empty(B, G, R, k, dtype=dtype, device=query.device)
     rows = query.to(dtype).reshape(B, G, R, D)
@@ -67,7 +68,7 @@ def search(
 @search.register_fake
 def _(query: Tensor, keys: Tensor, k: int, open: Tensor, taken: Tensor | None):
     shape = (*query.shape[:3], min(k, keys.shape[2]))
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = wide(query.dtype)
     return query.new_empty(shape, dtype=torch.long), query.new_empty(shape, dtype=dtype)
 
 

@@ -49,6 +49,11 @@ class Kernel(Protocol):
         ...
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Give the type to sum numbers of another in: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def materialised(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, band: int | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from unimem.model.kernels.base import Kernel
+from unimem.model.kernels.base import Kernel, wide
 
 ROWS = 128
 """Queries whose hidden keys are left out together."""
@@ -29,7 +29,7 @@ class CpuFlash(Kernel):
             out, lse = _forward(query, key, value, bias)
         else:
             out = torch.zeros_like(query)
-            lse = query.new_zeros(query.shape[:3], dtype=_full(query))
+            lse = query.new_zeros(query.shape[:3], dtype=wide(query.dtype))
             for rows, seen in _pieces(bias):
                 part = query[:, :, rows], key[:, :, seen], value[:, :, seen]
                 found = _forward(*part, bias[:, :, rows][..., seen])
@@ -54,7 +54,7 @@ class CpuFlash(Kernel):
         if bias is None or torch.compiler.is_compiling():
             return _backward(grad, query, key, value, out, lse, bias)
         queries = torch.zeros_like(query)
-        wide = [torch.zeros_like(x, dtype=_full(x)) for x in (key, value)]
+        sums = [torch.zeros_like(x, dtype=wide(x.dtype)) for x in (key, value)]
         for rows, seen in _pieces(bias):
             mine, *theirs = _backward(
                 *(x[:, :, rows] for x in (grad, query)),
@@ -63,17 +63,13 @@ class CpuFlash(Kernel):
                 bias[:, :, rows][..., seen],
             )
             queries[:, :, rows] = mine
-            for total, own in zip(wide, theirs, strict=True):
+            for total, own in zip(sums, theirs, strict=True):
                 if isinstance(seen, slice):
                     total[:, :, seen] += own
                 else:
                     total.index_add_(2, seen, own.to(total.dtype))
-        keys, values = wide
+        keys, values = sums
         return queries, keys.to(key.dtype), values.to(value.dtype)
-
-
-def _full(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _pieces(bias: Tensor) -> Iterator[tuple[slice, slice | Tensor]]:
