@@ -80,7 +80,7 @@ def test_reads_with_other_budgets(trained):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["run={nowhere}"], r"nowhere holds no result.json"),
+        (["run={nowhere}"], r"nowhere does not exist; name the folder"),
         ([], r"run= is missing; name the folder of a finished run"),
         (["run={run}", "documents=x"], r"documents: Input should be a valid integer \(got 'x'\)"),
         (

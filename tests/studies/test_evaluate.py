@@ -106,7 +106,7 @@ def test_another_injection_is_not_held_back_by_the_layer_of_the_base(tmp_path):
     [
         ([EVALUATE, *TINY], "study.mode=evaluate reads with weights that are trained: name a fini"),
         (["study.mode=read", *TINY], "study.mode=read is not a mode; choose train or evaluate"),
-        ([EVALUATE, "base=/nowhere", "memory.topk=3"], "base=/nowhere: .*holds no result.json"),
+        ([EVALUATE, "base=/nowhere", "memory.topk=3"], "base=/nowhere: /nowhere does not exist"),
         ([EVALUATE, "BASE", "seed=1,2"], "seed varies, but study.mode=evaluate trains nothing"),
         ([EVALUATE, "BASE", "trainer.learning_rate=1,2"], "trainer.learning_rate varies"),
         ([EVALUATE, "BASE", "seed=1"], "seed=1, but the weights are of a base run with seed=0"),

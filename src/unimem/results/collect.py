@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import yaml
 
-from unimem.results.records import RESULT, read_result
+from unimem.results.records import CONFIG, RESULT, read_result
 
 STUDY = "study.json"
-CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 WANDB = "wandb"
 """The folder of W&B, whose runs have a config.yaml of their own."""

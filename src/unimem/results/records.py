@@ -1,13 +1,17 @@
 """The files of a run's folder that others read: written whole or not at all."""
 
+import difflib
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 RESULT = "result.json"
 """What a finished run found out; it exists if and only if the run came to its end."""
+CONFIG = "config.yaml"
+"""The settings of a run, written before it starts."""
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -52,14 +56,74 @@ def make_numbered_folder(parent: Path, stem: str) -> Path:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the result of a finished run.
+    """Read the result of a finished run: a mapping that holds at least its `config`.
 
-    Raises ValueError if `folder` holds none.
+    Raises ValueError, with what `folder` is instead, if it holds none or a damaged one.
     """
     path = folder / RESULT
     if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no {RESULT}: the run has not come to its end; "
-            "continue it with resume=true, or name another folder"
+        raise ValueError(_why_no_result(folder))
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {_AGAIN}") from None
+    if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
+        raise ValueError(f"{path} is not the record of a run: it has no config; {_AGAIN}")
+    return result
+
+
+_AGAIN = "bring that file back, or run it again under another name"
+
+
+def _why_no_result(folder: Path) -> str:
+    """Say what a path is that is not the folder of a finished run, and what to name instead."""
+    parent = folder.parent if folder.is_absolute() else Path(os.path.relpath(folder.parent))
+    if not folder.exists():
+        near = difflib.get_close_matches(folder.name, _runs_in(parent), 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else _NAME_A_RUN
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) and not parent.exists():
+            hint = f"for a model of the hub: {_EVALUATE_MODEL.format(folder)}"
+        return f"{folder} does not exist; {hint}"
+    if not folder.is_dir():
+        return f"{folder} is a file, not the folder of a run; {_enclosing_run(parent)}"
+    if (folder / CONFIG).is_file():
+        return (
+            f"{folder} holds no {RESULT}: the run has not come to its end; continue it with the "
+            f"command that began it and name={folder.name} resume=true, or name another run"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    if _is_run(parent):
+        return f"{folder} is a part of a run; {_enclosing_run(parent)}"
+    if (folder / "config.json").is_file():
+        return (
+            f"{folder} is a model in the Hugging Face format, not the folder of a run; "
+            f"to evaluate it without training: {_EVALUATE_MODEL.format(folder)}"
+        )
+    runs = _runs_in(folder)
+    if runs:
+        more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+        return f"{folder} is not a run, but holds runs: name one of {', '.join(runs[:3])}{more}"
+    missing = f"it holds neither {RESULT} nor {CONFIG}"
+    return f"{folder} is not the folder of a run: {missing}; {_NAME_A_RUN}"
+
+
+_NAME_A_RUN = "name the folder of a finished run, as outputs/runs/NAME"
+_EVALUATE_MODEL = "unimem-train trainer.max_steps=0 model=hf model.name={}"
+
+
+def _enclosing_run(folder: Path) -> str:
+    """Name the run that a folder is, or lies in."""
+    for outer in (folder, folder.parent):
+        if _is_run(outer):
+            return f"name the run's folder, {outer}"
+    return _NAME_A_RUN
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RESULT, CONFIG))
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Name the runs that lie directly in a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _is_run(path))

@@ -15,12 +15,11 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from unimem.config import Config, ConfigError
-from unimem.results.records import RESULT, write_bytes_atomic
+from unimem.results.records import CONFIG, RESULT, write_bytes_atomic
 from unimem.settings import ModelSettings, ScratchModel
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 MODEL = "model"
