@@ -87,7 +87,10 @@ class LitUniMem(LightningModule):
             },
             {"params": [named[n] for n in spared], "weight_decay": 0.0},
         ]
-        optimizer = AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.95))
+        # on a GPU one kernel for all weights, and no second copy of them during the step
+        fused = self.device.type == "cuda"
+        rate = self.settings.learning_rate
+        optimizer = AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.settings))
         return {
             "optimizer": optimizer,
