@@ -18,11 +18,13 @@ class Room:
     one that ends there can grow in place.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, more: int):
-        """Copy the slots of keys and values [B, G, M, D], and leave room for `more` and others."""
+    def __init__(self, keys: Tensor, values: Tensor, more: int, *, pin: bool = False):
+        """Copy the slots of keys and values [B, G, M, D], and leave room for `more` and others.
+
+        `pin`: in pinned memory, from which copies to a GPU run beside the computation.
+        """
         B, G, M, D = keys.shape
         capacity = M + more + max((M + more) // SPARE, LEAST)
-        pin = keys.is_pinned()  # it waits for a GPU
         self.keys = keys.new_empty(B, G, capacity, D, pin_memory=pin)
         self.values = values.new_empty(B, G, capacity, D, pin_memory=pin)
         self.end = 0
@@ -61,6 +63,7 @@ def grow(
     if torch.is_grad_enabled() or not alike or torch.compiler.is_compiling():
         return torch.cat([keys, new_keys], 2), torch.cat([values, new_values], 2), None
     if room is None or not room.fits(keys, new_keys):
-        room = Room(keys, values, new_keys.shape[2])
+        # asked of the new ones: a memory begins empty, and an empty tensor is never pinned
+        room = Room(keys, values, new_keys.shape[2], pin=new_keys.is_pinned())
     room.write(new_keys, new_values)
     return *room.part(keys.shape[2] + new_keys.shape[2]), room

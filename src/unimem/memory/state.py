@@ -157,7 +157,8 @@ class Memory:
         """Bring it to a device; from pinned memory the copy may still be under way."""
         if self.keys.device == device:
             return self
-        there = self._map(lambda x, dim: x.to(device, non_blocking=True))
+        ahead = device.type == "cuda"  # what arrives on the CPU may be read at once
+        there = self._map(lambda x, dim: x.to(device, non_blocking=ahead))
         return replace(there, matrix=None if self.matrix is None else self.matrix.to(device))
 
     def detach(self) -> "Memory":

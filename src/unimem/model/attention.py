@@ -182,7 +182,9 @@ def _with_memory(
         state = state.forget(call.starts[:, s])
         if call.detach[s]:
             state = state.detach()
-        here = state if call.shelf is None else call.shelf.fetch(layer, state)
+        here = state
+        if call.shelf is not None:  # activation checkpointing runs the layers again, last one first
+            here = call.shelf.fetch(layer, state, ahead=layer not in call.written)
         shown = call.shown(here, s)
         if module.training and plan.reading.crossbatch:
             shown = _with_other_rows(shown, plan.reading.crossbatch)

@@ -27,22 +27,23 @@ class Shelf:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.coming: dict[int, Memory] = {}
 
-    def fetch(self, layer: int, memory: Memory) -> Memory:
-        """Give a layer's memory on the device, and send for the next layer's."""
-        ahead = self.coming.pop(layer, None)
-        if ahead is None or memory.keys.data_ptr() != self.memories[layer].keys.data_ptr():
+    def fetch(self, layer: int, memory: Memory, *, ahead: bool = True) -> Memory:
+        """Give a layer's memory on the device and, if `ahead`, send for the next layer's."""
+        coming = self.coming.pop(layer, None)
+        if coming is None or memory.keys.data_ptr() != self.memories[layer].keys.data_ptr():
             here = memory.to(self.device)
         else:
             assert self.stream is not None, "only a stream of its own runs ahead"
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
-            for tensor in (ahead.keys, ahead.values):
+            for tensor in (coming.keys, coming.values):
                 tensor.record_stream(current)
             # a row may have been reset since, and the gradient cut
             rest = replace(memory, keys=memory.keys[:, :, :0], values=memory.values[:, :, :0])
-            here = replace(rest.to(self.device), keys=ahead.keys, values=ahead.values)
+            here = replace(rest.to(self.device), keys=coming.keys, values=coming.values)
             here = here if memory.keys.requires_grad else here.detach()
-        self._send_for(layer)
+        if ahead:
+            self._send_for(layer)
         return here
 
     def _send_for(self, layer: int) -> None:
@@ -81,5 +82,6 @@ def pinned(memory: Memory) -> Memory:
         room = torch.empty(x.shape, dtype=x.dtype, pin_memory=torch.cuda.is_available())
         return room.copy_(x)
 
-    home = memory.to(HOME)
-    return replace(home, keys=pin(memory.keys), values=pin(memory.values))
+    keys, values = memory.keys, memory.values
+    rest = replace(memory, keys=keys[:, :, :0], values=values[:, :, :0]).to(HOME)
+    return replace(rest, keys=pin(keys), values=pin(values))

@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from unimem.memory.state import MemoryBank
+from unimem.model.attach import attached
 from unimem.training.environment import numerics
 from unimem.training.module import LitUniMem
 
@@ -70,8 +71,11 @@ class ProcessState(Callback):
         assert isinstance(pl_module, LitUniMem)
         bank = self._loaded["bank"]
         if bank is not None:
-            bank = move_data_to_device(bank, pl_module.device)
-            pl_module.bank = MemoryBank.from_state_dict(bank)
+            layers = bank["layers"]
+            bank = move_data_to_device(bank | {"layers": {}}, pl_module.device)
+            if not attached(pl_module.model).plan.offload:
+                layers = move_data_to_device(layers, pl_module.device)
+            pl_module.bank = MemoryBank.from_state_dict(bank | {"layers": layers})
         set_random_state(self._loaded["random"])
         self._loaded = None
 
