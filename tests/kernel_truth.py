@@ -6,7 +6,7 @@ from unimem.model.kernels.base import materialised
 
 KINDS = [
     "all", "band", "bias", "bias of rows", "bias of heads", "bias of a window",
-    "band over too few keys",
+    "band over too few keys", "band over everything",
 ]  # fmt: skip
 
 
@@ -22,6 +22,7 @@ def example(kind, B=2, H=4, G=2, T=37, N=75, D=32):
         for heads, length in ((H, T), (G, N), (G, N))
     )
     bias, band = None, 5 if kind.startswith("band") else None
+    band = N if kind == "band over everything" else band
     if kind.startswith("bias"):
         shape = (B if "rows" in kind else 1, H if "heads" in kind else 1, T, N)
         counts = torch.randint(0, 3, shape, generator=generator)

@@ -8,6 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from models import make_memory, make_model, tokens
 from small_methods import METHODS, small_memory
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimem.config import ConfigError, compose
 from unimem.memory.plan import PlanError
@@ -162,6 +163,58 @@ def test_window_and_segment_in_one_band(scheme, search):
         found = outcome(memory, "auto")
     assert Banded.count
     same(found, outcome(memory, "reference"))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose result a GPU would have to be waited for."""
+
+    count = 0
+    paused = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += func in waits and not self.paused
+        return func(*args, **kwargs or {})
+
+
+class OnGpu(Banded):
+    """Stands for a kernel of a GPU: what it does on the CPU is not counted."""
+
+    def __init__(self, waits):
+        self.waits = waits
+
+    def forward(self, *given):
+        self.waits.paused = True
+        found = super().forward(*given)
+        self.waits.paused = False
+        return found
+
+    def backward(self, *given):
+        self.waits.paused = True
+        found = super().backward(*given)
+        self.waits.paused = False
+        return found
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("method", ["vanilla", "transformer_xl", "memorizing_transformer"])
+def test_waits_do_not_depend_on_the_number_of_layers(method, checkpoint):
+    counts = []
+    for layers in (2, 4):
+        chosen = {"injection": {"layers": [layers - 1]}} if method.startswith("mem") else {}
+        memory = small_memory(method, LENGTH).model_copy(update=chosen)
+        model = attach(make_model(layers=layers), memory).train()
+        if checkpoint:
+            checkpoint_activations(model)
+        ids, starts = tokens(3, 4 * LENGTH).view(3, 4, LENGTH), torch.zeros(3, 4, dtype=torch.bool)
+        lengths = torch.full((3, 4), LENGTH)
+        with Waits() as waits:
+            kernel = OnGpu(waits)
+            with mock.patch("unimem.model.recurrence.choose", return_value=kernel):
+                hidden, _ = run(model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths)
+            hidden.sum().backward()
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
 
 
 INNER = make_model(layers=1).model.rotary_emb

@@ -97,6 +97,15 @@ class LayerPlan:
         return None
 
     @property
+    def layout(self) -> str:
+        """What decides where slots stand: layers of the same memory stand alike.
+
+        Where attention decides what is kept, each layer has a layout of its own.
+        """
+        own = f", layer {self.layer}" if self.observes else ""
+        return f"{self.management!r}, {self.writings!r}{own}"
+
+    @property
     def plain(self) -> bool:
         """Whether a segment that sees no memory is read as by the model itself."""
         return self.local == "causal" and self.fusion != "grouped" and not self.observes

@@ -23,6 +23,7 @@ from unimem.model.attend import Weighing, attend, shares, weigh
 from unimem.model.body import Body
 from unimem.model.fast import Picks, attend_fast
 from unimem.model.kernels.base import Kernel
+from unimem.model.near import Rows
 from unimem.model.observe import observe
 from unimem.model.offload import HOME, Shelf, sent_home
 from unimem.model.rotary import Frame, Table, rotate
@@ -91,9 +92,14 @@ class Call:
         self.neutral, self.kernel = neutral, kernel
         self.picks: Picks = {}
         self.shelf = Shelf(list(plan.layers), memories, stored.device) if plan.offload else None
-        self.seen, self.use, self.weights, self.watch = seen, use, weights or {}, watch
+        self.use, self.weights, self.watch = use, weights or {}, watch
+        self.plainly = seen is None
+        self.seen = causal(index.shape[1], index.device) if seen is None else seen
+        # the same for all layers: made once, for each of their kernels is a launch on a GPU
+        self.frames = [self._frame(segment) for segment in range(positions.shape[1])]
+        self.rows: Rows = {}
 
-    def frame(self, segment: int) -> Frame:
+    def _frame(self, segment: int) -> Frame:
         """Say where the queries of a segment stand."""
         positions, body = self.positions[:, segment], self.body
         first = slice(body.start, body.start + 1)
@@ -191,8 +197,7 @@ def _with_memory(
         tokens = Memory(k[:, :, body], v[:, :, body], call.stored[:, s])
         for writing in plan.writings:
             tokens = writing.annotate(tokens, call.tokens.inserted)
-        seen = causal(length, q.device) if call.seen is None else call.seen
-        frame, watch = call.frame(s), call.watch if len(shown) else None
+        frame, watch = call.frames[s], call.watch if len(shown) else None
         if not len(shown) and shown.matrix is None and plan.plain:
             out = _within_segments(module, q, k, v, scaling, call)
         elif call.kernel is not None and watch is None and plan.only_by_reference is None:
@@ -205,16 +210,17 @@ def _with_memory(
                 plan,
                 frame,
                 scaling=scaling,
-                seen=seen,
-                plainly=call.seen is None,
+                seen=call.seen,
+                plainly=call.plainly,
                 gate=gate,
                 kernel=call.kernel,
                 picks=call.picks if keeps else None,
                 place=(layer, s),
+                rows=call.rows,
             ).transpose(1, 2)
         else:
             notes = tokens.notes
-            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
+            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=call.seen, notes=notes)
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
             state, tokens = _looked_at(weighing, call, s, plan, shown, state, tokens, gate, watch)
         outs.append(out)
@@ -281,7 +287,13 @@ def _within_segments(
         for t in (query, key, value)
     )
     out, _ = sdpa_attention_forward(
-        module, rotate(q, table), rotate(k, table), v, call.seen, scaling=scaling, is_causal=True
+        module,
+        rotate(q, table),
+        rotate(k, table),
+        v,
+        None if call.plainly else call.seen,
+        scaling=scaling,
+        is_causal=True,
     )
     return out.reshape(B, N, *out.shape[2:])
 

@@ -3,6 +3,7 @@
 Shapes: T text tokens, N tokens in all.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -31,14 +32,27 @@ class Body(NamedTuple):
 def segment_body(plan: MemoryPlan, length: int, device: torch.device) -> Body:
     """Lay out a segment of `length` text tokens."""
     writing = plan.inserting
-    inserts = () if writing is None else writing.inserts(length)
+    if writing is None:
+        return _laid_out((), False, length, device)
+    return _laid_out(tuple(writing.inserts(length)), writing.speaks, length, device)
+
+
+@lru_cache(64)  # each copy of a list to a GPU waits for the GPU
+@torch.inference_mode(False)  # what training takes from the cache may have been made in evaluation
+def _laid_out(
+    inserts: tuple[tuple[int, int], ...], speaks_last: bool, length: int, device: torch.device
+) -> Body:
+    """Lay out `length` text tokens and `inserts`, pairs of the text before and the token's number.
+
+    `speaks_last`: an inserted token predicts the text after it, in place of the token before it.
+    """
     # sorted by how much text stands before; text token i follows what stands behind i tokens
     tokens = [(after, 0, length + which) for after, which in inserts]
     tokens = sorted([*((i, 1, i) for i in range(length)), *tokens], key=lambda token: token[:2])
     text_at = [place for place, (_, is_text, _) in enumerate(tokens) if is_text]
     inserted_at = [place for place, (_, is_text, _) in enumerate(tokens) if not is_text]
     speaks = [*text_at]
-    if writing is not None and writing.speaks:
+    if speaks_last:
         for place in inserted_at:
             if (after := tokens[place][0]) > 0:
                 speaks[after - 1] = place

@@ -8,7 +8,6 @@ D head size.
 """
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from unimem.model.joint import Dense, Sparse, joint, picked_dot
 from unimem.model.kernels.base import Kernel
 from unimem.model.near import (
     Keys,
+    Rows,
     band_of,
     banded,
     by_place,
@@ -35,7 +35,7 @@ from unimem.model.near import (
 from unimem.model.rotary import Frame
 from unimem.model.search import search
 
-Picks = MutableMapping[Any, tuple[Tensor, Tensor]]
+Picks = MutableMapping[tuple[int, int], tuple[Tensor, Tensor]]
 """What was found by search, index and logits by layer and segment, so that it is found once."""
 
 
@@ -53,12 +53,14 @@ def attend_fast(
     gate: Tensor | None,
     kernel: Kernel,
     picks: Picks | None = None,
-    place: Any = None,
+    place: tuple[int, int] = (0, 0),
+    rows: Rows | None = None,
 ) -> Tensor:
     """Read and mix as `weigh` and `attend` do: [B, H, T, D].
 
-    The arguments are theirs; `plainly` says that `seen` is causal and no more. What is searched is
-    looked up in `picks` at `place`, and kept there.
+    The arguments are theirs; `plainly` says that `seen` is causal and no more. `place` is the layer
+    and the segment of the call. What is searched is looked up in `picks` at that place, and kept
+    there; what is known of the order of slots is in `rows`.
     """
     with full_precision(query):
         return _attend(
@@ -75,6 +77,7 @@ def attend_fast(
             kernel,
             picks,
             place,
+            {} if rows is None else rows,
         )
 
 
@@ -91,11 +94,18 @@ def _attend(
     gate: Tensor | None,
     kernel: Kernel,
     picks: Picks | None,
-    place: Any,
+    place: tuple[int, int],
+    rows: Rows,
 ) -> Tensor:
     query, heads = raw * scaling, raw.shape[1]
+    plainly = plainly and kernel.bands and plan.local == "causal"
     seen, times = own_links(plan, frame, seen, heads)
     own = Keys(key, value, (Turn(frame.index, frame.index),), seen, times)
+
+    def causal() -> Dense:
+        """Give the segment as a band of all that stands before, which needs no mask."""
+        asked, keys = (frame.turn(x, frame.index).to(value.dtype) for x in (query, key))
+        return Dense(asked, keys, value, None, key.shape[2])
 
     def fused(*sets: Keys, picked: Sparse | None = None, band: Sequence[Dense] = ()) -> Tensor:
         return joint(kernel, [*_dense(query, sets, frame, value.dtype), *band], picked)
@@ -104,23 +114,30 @@ def _attend(
         chosen = by_place(memory, plan, query, frame)
         return fused(*placed(memory, own, plan, frame, chosen))
     if not len(memory):
-        out = fused(own)
+        out = fused(band=[causal()]) if plainly else fused(own)
     else:
         near, tail = within_reach(memory, plan)
-        chosen, sparse = by_place(near, plan, query, frame), None
-        parts: list[Keys] = []
-        if chosen is not None:
+        wanted, window, sparse = plan.reading.search_for, None, None
+        if plainly and (gate is None or plan.reads_matrix):
+            window = band_of(plan, near, tail, frame, rows, place[1])
+        chosen, parts = None, list[Keys]()
+        if window is not None and wanted is None and tail == len(near):
+            # seen through the band alone: no mask is needed
+            parts = [Keys(near.keys, near.values, plan.positions.turns(near, frame), seen)]
+        elif (chosen := by_place(near, plan, query, frame)) is not None:
             parts = split(near, plan.positions.turns(near, frame), chosen)
-        wanted = plan.reading.search_for
         if wanted is not None:
             sparse = _search(query, memory, plan, frame, wanted, chosen, tail, picks, place)
         if gate is not None and not plan.reads_matrix:
             read = fused(*parts, picked=sparse) if parts or sparse else torch.zeros_like(raw)
             any_read = _any_read(query, chosen, sparse)
-            return fuse_gated(read, fused(own), gate, any_read)
-        window = band_of(plan, near, tail, parts, frame) if kernel.bands and plainly else None
+            own_out = fused(band=[causal()]) if plainly else fused(own)
+            return fuse_gated(read, own_out, gate, any_read)
         if window is None:
-            out = fused(*parts, own, picked=sparse)
+            if plainly:
+                out = fused(*parts, picked=sparse, band=[causal()])
+            else:
+                out = fused(*parts, own, picked=sparse)
         else:
             left, key, value = banded(parts[0], own, tail, frame)
             turned = frame.turn(query, frame.index).to(value.dtype)
@@ -141,7 +158,7 @@ def _search(
     chosen: Selection | None,
     tail: int,
     picks: Picks | None,
-    place: Any,
+    place: tuple[int, int],
 ) -> Sparse:
     """Find what each query reads by content, among the slots that are left."""
     keys, values = memory.keys, memory.values

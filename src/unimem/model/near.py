@@ -4,7 +4,7 @@ Shapes: B rows, H query heads, G key-value heads, T queries, M slots, N of them 
 D head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, MutableMapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ from unimem.memory.positions.base import Turn
 from unimem.memory.reading.base import Selection, View
 from unimem.memory.state import FREE, Memory
 from unimem.model.rotary import Frame
+
+Rows = MutableMapping[Hashable, bool]
+"""Whether slots and segment are one row of tokens, by segment and layout of memory: for this a GPU
+must be waited for, and layers of one layout need not all ask."""
 
 
 class Keys(NamedTuple):
@@ -127,26 +131,28 @@ def placed(
 
 
 def band_of(
-    plan: LayerPlan, near: Memory, tail: int, parts: Sequence[Keys], frame: Frame
+    plan: LayerPlan, near: Memory, tail: int, frame: Frame, rows: Rows, segment: Hashable
 ) -> int | None:
     """Give the window if newest slots and segment are one row of tokens seen through one.
 
-    Looks at the places, for which a GPU must be waited for.
+    Looks at the places once for all layers of one layout, and keeps in `rows` what it saw.
     """
     readings, tokens = plan.reading.content_free, frame.positions.shape[1]
-    window = readings[0].band if len(readings) == 1 and len(parts) == 1 else None
+    window = readings[0].band if len(readings) == 1 else None
     if window is None or tail == len(near) > window or tokens > window + 1:
         return None
     if readings[0].reach != (0, window) and tail == len(near) > window + 1 - tokens:
         return None  # the oldest slots are seen from farther away than the window
-    turn, *others = parts[0].turns
+    turn, *others = plan.positions.turns(near, frame)
     if plan.local != "causal" or others or turn.queries is not frame.index:
         return None
-    places = near.places[..., len(near) - tail :]
-    row = torch.arange(-tail, tokens, device=places.device) + frame.positions[:, :1]
-    slots = ((places == row[:, None, :tail]) & (places != FREE)).all()
-    whole = slots & (frame.positions == row[:, tail:]).all()
-    return window if bool(whole) else None
+    key = (segment, plan.layout, len(near), tail)
+    if key not in rows:
+        places = near.places[..., len(near) - tail :]
+        row = torch.arange(-tail, tokens, device=places.device) + frame.positions[:, :1]
+        slots = ((places == row[:, None, :tail]) & (places != FREE)).all()
+        rows[key] = bool(slots & (frame.positions == row[:, tail:]).all())
+    return window if rows[key] else None
 
 
 def banded(part: Keys, own: Keys, tail: int, frame: Frame) -> tuple[list[Keys], Tensor, Tensor]:

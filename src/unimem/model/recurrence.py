@@ -190,7 +190,7 @@ def _call(
     call = Call(
         memory.plan,
         bank.layers,
-        table=_table(model, embeds),
+        table=_table(model, embeds, index),
         body=body,
         prefix=P,
         index=index,
@@ -292,11 +292,15 @@ def _rotary(model: PreTrainedModel) -> Any:
     return cast(Any, model.base_model).rotary_emb.inner
 
 
-def _table(model: PreTrainedModel, embeds: Tensor) -> Any:
-    """Give the model's own rotary table as a function of the indices alone."""
+def _table(model: PreTrainedModel, embeds: Tensor, own: Tensor) -> Any:
+    """Give the model's own rotary table as a function of the indices alone.
+
+    The table of the segments' `own` indices, which every layer asks for, is computed once.
+    """
     inner = _rotary(model)
+    made = inner(embeds, own)
 
     def table(index: Tensor) -> Table:
-        return inner(embeds, index)
+        return made if index is own else inner(embeds, index)
 
     return table
