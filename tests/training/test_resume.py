@@ -64,3 +64,13 @@ def test_what_changed_the_last_bits_is_named():
     assert exactness(before, before) == "exact resume: yes"
     changed = exactness(before, {"threads": 2, "cpu": "AVX2"})
     assert changed == "exact resume: no, because threads 1 -> 2"
+
+
+def test_a_gpu_repeats_its_bits_only_if_told_to():
+    now = {"gpu": "H100"}
+    assert exactness(now, now, on_gpu=True).startswith("exact resume: no, because gradients")
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert exactness(now, now, on_gpu=True) == "exact resume: yes"
+    finally:
+        torch.use_deterministic_algorithms(False)
