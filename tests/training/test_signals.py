@@ -95,6 +95,26 @@ def test_second_ctrl_c_leaves_at_once(start):
     assert process.wait(timeout=5) == 130
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_closed_terminal_and_a_batch_systems_warning_stop_training(start, number):
+    process = start("training")
+    process.send_signal(number)
+    assert process.stdout.readline() == f"received {int(number)}\n"
+
+
+def test_what_nohup_ignores_stays_ignored():
+    script = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SCRIPT}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "training"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "received 15\n"
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_outside_of_training_the_first_signal_ends_the_process(start, number, code):
     process = start("loading")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished
+from unimem.training.signals import heeded
 from unimem.training.signature import code_changed
 
 POLL = 0.1
@@ -93,7 +94,7 @@ class Display(Protocol):
 
 
 class Runner:
-    """One sweep. SIGTERM or Ctrl-C lets the cells save and leave; a second Ctrl-C kills them."""
+    """One sweep. A signal lets the cells save and leave; a second Ctrl-C kills them."""
 
     def __init__(self, cells: Sequence[Cell], launcher: Launcher, display: Display):
         self.statuses = [Status(cell=cell) for cell in cells]
@@ -182,8 +183,7 @@ class Runner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        previous: dict[int, Any] = {n: signal.signal(n, self._handle) for n in numbers}
+        previous: dict[int, Any] = {n: signal.signal(n, self._handle) for n in heeded()}
         try:
             yield
         finally:

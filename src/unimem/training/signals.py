@@ -1,11 +1,18 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave."""
+"""Signals that ask a process to end: finish the step, save, leave."""
 
 import os
 import signal
 from types import FrameType
 from typing import Any
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What ends a process: SIGHUP comes when a terminal closes, SIGUSR1 and SIGUSR2 are how batch
+systems warn a job before its time is over."""
+
+
+def heeded() -> list[int]:
+    """List the stopping signals that this process does not ignore: `nohup` ignores SIGHUP."""
+    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopSignals:
@@ -21,7 +28,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.getsignal(number) for number in STOPPING}
+        self._previous = {number: signal.getsignal(number) for number in heeded()}
         self.install()
         return self
 
@@ -30,8 +37,12 @@ class StopSignals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals, also from Lightning, which would leave with exit code 0."""
-        for number in STOPPING:
+        """Take the signals, also from Lightning.
+
+        Lightning would leave with exit code 0 at SIGTERM, and at SIGUSR1 under Slurm queue the job
+        again and train on.
+        """
+        for number in self._previous:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
