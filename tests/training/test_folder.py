@@ -9,7 +9,8 @@ import yaml
 from training.conftest import Runs
 
 from unimem.config import ConfigError, compose
-from unimem.training.folder import open_run, readable_name, recorded_config
+from unimem.training.folder import MAY_DIFFER, open_run, readable_name, recorded_config
+from unimem.training.signature import WITHOUT_EFFECT
 
 
 def settings(tmp_path, *more):
@@ -79,8 +80,23 @@ def test_nothing_to_resume_is_an_error(opened, more, message):
 
 def test_folder_that_is_no_run_is_not_resumed(opened, tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="runs/mine is not a run's folder: it holds no config"):
         opened("resume=true", "name=mine")
+
+
+@pytest.mark.parametrize("left", [(), (".lock",)])
+def test_run_that_was_killed_before_it_recorded_its_settings_begins(opened, tmp_path, left):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    for name in left:
+        (tmp_path / "runs" / "a" / name).touch()
+    path = opened("resume=true", "name=a")
+    assert recorded_config(path)["name"] == "a"
+
+
+def test_what_cannot_change_a_number_may_change():
+    own = {"study", "name"}  # they say which run it is
+    assert {key for key in WITHOUT_EFFECT if not f"{key}.".startswith(MAY_DIFFER)} == own
 
 
 def test_resume_refuses_changed_settings_and_shows_them(opened):

@@ -28,6 +28,11 @@ MAY_DIFFER = (
     "output",
     "data.cache",
     "logger.",
+    "memory.device",
+    "method.title",
+    "method.paper",
+    "method.exact",
+    "method.note",
     "model.parameters",
     "evaluation.",
     "trainer.checkpoint_every",
@@ -35,7 +40,8 @@ MAY_DIFFER = (
     "trainer.log_every",
     "trainer.threads",
 )
-"""Settings, or beginnings of their names, that a continued run may change."""
+"""Settings, or beginnings of their names, that a continued run may change; among them are all that
+cannot change a number (`signature.WITHOUT_EFFECT`)."""
 
 _FOLDER_VARIABLE = "UNIMEM_RUN_FOLDER"
 """How the first process of a run tells those that it starts where the folder is."""
@@ -73,9 +79,13 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
         return
     path = _existing(config, study) if config.resume else _made(config, study)
     with _locked(path):
-        run = RunFolder(path, begun=config.resume)
+        # a process that was killed before it recorded its settings has begun nothing
+        begun = config.resume and (path / CONFIG).is_file()
+        if config.resume and not begun and any(child.name != ".lock" for child in path.iterdir()):
+            raise ConfigError(f"{path} is not a run's folder: it holds no {CONFIG}")
+        run = RunFolder(path, begun=begun)
         record = resolved | {"name": path.name, "resume": False}
-        if config.resume:
+        if begun:
             _require_same(recorded_config(path), record, path)
         else:
             text = OmegaConf.to_yaml(OmegaConf.create(record))
