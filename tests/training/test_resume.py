@@ -7,7 +7,7 @@ import pytest
 import torch
 from training.conftest import XL, Runs, metrics, same_weights
 
-from unimem.training.resume import exactness, random_state, set_random_state
+from unimem.training.resume import circumstances, exactness, random_state, set_random_state
 
 RMT = ("method=rmt", "memory.num_soft_tokens=3")
 MEMTRANS = ("method=memorizing_transformer", "memory.injection.layers=[1]", "memory.topk=2")
@@ -74,3 +74,12 @@ def test_a_gpu_repeats_its_bits_only_if_told_to():
         assert exactness(now, now, on_gpu=True) == "exact resume: yes"
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_other_code_or_library_switches_are_named(monkeypatch):
+    before = circumstances()
+    assert exactness(before, circumstances()) == "exact resume: yes"
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    changed = exactness(before | {"code": "0123"}, circumstances())
+    assert changed.startswith("exact resume: no, because code 0123 -> ")
+    assert changed.endswith("$MKL_CBWR None -> COMPATIBLE")

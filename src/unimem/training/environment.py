@@ -11,6 +11,15 @@ from typing import Any
 
 import torch
 
+VARIABLES = ("MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "CUBLAS_", "CUDNN_", "NVIDIA_", "TORCH_")
+"""Beginnings of the names of environment variables by which libraries choose other kernels."""
+
+
+def variables() -> dict[str, str]:
+    """List the environment variables that can change the last bits of a sum."""
+    found = {key: value for key, value in os.environ.items() if key.startswith(VARIABLES)}
+    return dict(sorted(found.items()))
+
 
 def numerics() -> dict[str, Any]:
     """Give what decides the last bits of a sum; the same values give the same bits on a CPU."""
@@ -24,7 +33,7 @@ def numerics() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Give the versions of python and of the packages that a result depends on."""
-    packages = ("torch", "transformers", "lightning", "unimem")
+    packages = ("torch", "transformers", "lightning", "numpy", "unimem")
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 

@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attached
-from unimem.training.environment import numerics
+from unimem.training.environment import numerics, variables, versions
 from unimem.training.module import LitUniMem
+from unimem.training.signature import code_digest
 
 KEY = "unimem"
 
@@ -43,7 +44,7 @@ class ProcessState(Callback):
         checkpoint[KEY] = {
             "processes": states,
             "corpus": self._corpus_digest,
-            "numerics": numerics(),
+            "numerics": circumstances(),
         }
 
     def on_load_checkpoint(
@@ -63,7 +64,7 @@ class ProcessState(Callback):
             )
         self._loaded = saved["processes"][trainer.global_rank]
         on_gpu = pl_module.device.type == "cuda"
-        self._announce(exactness(saved["numerics"], numerics(), on_gpu=on_gpu))
+        self._announce(exactness(saved["numerics"], circumstances(), on_gpu=on_gpu))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the state in place, after everything that could draw random numbers."""
@@ -81,14 +82,32 @@ class ProcessState(Callback):
         self._loaded = None
 
 
+def circumstances() -> dict[str, Any]:
+    """Give all that must be equal for a continued run to repeat the bits of an uninterrupted one.
+
+    Code, versions, threads, devices, determinism, and the variables by which libraries choose
+    kernels.
+    """
+    return {
+        **numerics(),
+        **versions(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "code": code_digest()[:12],
+        **{f"${name}": value for name, value in variables().items()},
+    }
+
+
 def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool = False) -> str:
     """Say whether a continued run repeats the uninterrupted one bit for bit.
 
     On a GPU it does so only under deterministic algorithms: the backward kernels of attention add
     up in whatever order their blocks finish.
     """
+    names = [*now, *(key for key in before if key not in now)]
     reasons = [
-        f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+        f"{key} {before.get(key)} -> {now.get(key)}"
+        for key in names
+        if before.get(key) != now.get(key)
     ]
     if on_gpu and not torch.are_deterministic_algorithms_enabled():
         reasons.append("gradients on a GPU are summed in no fixed order")
