@@ -16,13 +16,14 @@ ALLOWED = {
     "data": {"data"},
     "paths": set(),
     "settings": set(),
-    "config": {"memory", "data", "paths", "settings"},
+    "overrides": set(),
+    "config": {"memory", "data", "paths", "settings", "overrides"},
     "model": {"model", "memory", "settings"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings"},
     "results": {"results", "evaluation"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths",
+        "paths", "overrides",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",

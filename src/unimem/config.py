@@ -5,19 +5,23 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, cast
+import shlex
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from unimem.data.settings import DataSettings
 from unimem.memory.plan import PlanError
 from unimem.memory.settings import MemorySettings
+from unimem.overrides import OverrideError, as_written, parse_lines, quoted
 from unimem.paths import config_root, own_config
 from unimem.settings import (
     AttentionSettings,
@@ -33,7 +37,20 @@ from unimem.settings import (
 
 logger = logging.getLogger(__name__)
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}$")]
+NAME_RULE = (
+    "a name has only letters a-z and A-Z, digits and . _ + -, begins with a letter, a digit or _, "
+    "and has at most 128 characters"
+)
+
+
+def _is_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}", text):
+        raise ValueError(NAME_RULE)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+"""The name of a folder that a run or study makes."""
 
 
 class ConfigError(CompactHydraException, ValueError):
@@ -68,6 +85,46 @@ class Config(Settings):
         return self.trainer.segments_per_step or self.memory.bptt_segments + 1
 
 
+def _text_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Name the settings that hold text and never a number."""
+    for name, field in model.model_fields.items():
+        parts = list(_parts(field.annotation))
+        for part in parts:
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _text_settings(part, f"{prefix}{name}.")
+        if str in parts and not {int, float, bool} & set(parts):
+            yield f"{prefix}{name}"
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Give the types of a union, without what annotates them."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
+
+
+TEXT_SETTINGS = frozenset({*_text_settings(Config), "run", "base", "sweeps"})
+"""Settings that are text whatever they look like: `name=2026`, `data.path=1e3`."""
+
+
+def parse_overrides(lines: Sequence[str]) -> list[Override]:
+    """Parse overrides of the command line or of a study.
+
+    Raises `ConfigError` for one that cannot be parsed, with how to write it.
+    """
+    try:
+        return parse_lines(lines, TEXT_SETTINGS)
+    except OverrideError as error:
+        raise ConfigError(str(error)) from None
+
+
+def text_as_written(lines: Sequence[str]) -> list[str]:
+    """Quote the values of text settings that Hydra would read as numbers or truth values."""
+    return as_written(lines, TEXT_SETTINGS)
+
+
 def compose(*overrides: str) -> Config:
     """Compose and validate a configuration as `unimem-train` does with the same arguments.
 
@@ -81,9 +138,11 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     Raises `ConfigError` for a name or an option that does not exist.
     """
+    parse_overrides(overrides)
+    lines = text_as_written(overrides)
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return hydra_compose(config_name, [*overrides, *search_path()])
+            return hydra_compose(config_name, [*lines, *search_path()])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
 
@@ -91,7 +150,7 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def search_path() -> list[str]:
     """Give the override that makes Hydra look into the user's own folder too."""
     own = own_config()
-    return [] if own is None else [f"hydra.searchpath=[file://{own}]"]
+    return [] if own is None else [f"hydra.searchpath=[{quoted(f'file://{own}')}]"]
 
 
 def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
@@ -109,7 +168,19 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
     if missing:
         options = text[missing.end() :].split("Config search path")[0].split()
         return f"{missing[1]}={missing[2]} is not an option; choose from {', '.join(options)}"
+    several = re.match(r"Ambiguous value for argument '(.+?)'\n", text)
+    if several:
+        return several_values(several[1])
     return text
+
+
+def several_values(line: str) -> str:
+    """Say how to write an override that has several values where one is expected."""
+    key, _, value = line.partition("=")
+    return (
+        f"{line} gives several values: use unimem-sweep, or add -m; for a list write name=[a,b], "
+        f"for a value with a comma {shlex.quote(f'{key}={quoted(value)}')}"
+    )
 
 
 def _known_keys(config_name: str, overrides: list[str]) -> list[str]:

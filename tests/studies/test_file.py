@@ -2,8 +2,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from unimem.config import ConfigError, compose
+from unimem.overrides import literal
 from unimem.paths import config_root
-from unimem.studies.file import BaseStudy, literal, read_study_file
+from unimem.studies.file import BaseStudy, read_study_file
 
 
 @pytest.mark.parametrize(

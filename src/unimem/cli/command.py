@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from unimem.config import ConfigError, compose_node, search_path
+from unimem.config import (
+    ConfigError,
+    compose_node,
+    parse_overrides,
+    search_path,
+    several_values,
+    text_as_written,
+)
 from unimem.paths import CONFIG_DIR, config_root
 
 
@@ -22,7 +27,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     Hydra's own flags (`--help`, `--cfg job`, `-m`, `--config-dir`) work as ever.
     """
     take_config_dir()
-    arguments = sys.argv[1:]
+    sys.argv[1:] = arguments = text_as_written(sys.argv[1:])
     flags = {argument for argument in arguments if argument.startswith("-")}
     multirun = bool(flags & {"-m", "--multirun"})
     if not flags - {"-m", "--multirun"}:
@@ -63,14 +68,8 @@ def take_config_dir() -> None:
 
 def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
     overrides = [argument for argument in arguments if not argument.startswith("-")]
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(f"{str(error).splitlines()[0]}; write name=value") from None
-    several = [o.input_line for o in parsed if o.is_sweep_override()]
+    parsed = parse_overrides(overrides)
+    several = [o.input_line or "" for o in parsed if o.is_sweep_override()]
     if several and not multirun:
-        raise ConfigError(
-            f"{several[0]} gives several values: use unimem-sweep, or add -m; "
-            "for a list write name=[a,b]"
-        )
+        raise ConfigError(several_values(several[0]))
     compose_node(config_name, [line for line in overrides if line not in several])

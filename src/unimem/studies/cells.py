@@ -5,15 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from unimem.config import Config, ConfigError, Name, compose_node, resolve, validate
+from unimem.config import (
+    Config,
+    ConfigError,
+    Name,
+    compose_node,
+    parse_overrides,
+    resolve,
+    validate,
+)
+from unimem.overrides import literal
 from unimem.settings import Count, PretrainedModel, Settings, describe
-from unimem.studies.file import literal
 from unimem.training.folder import MODEL, readable_name
 from unimem.training.signature import CELLS, data_digest, signature
 
@@ -125,11 +131,7 @@ def parse(lines: Sequence[str]) -> dict[str, Override]:
 
     Raises `ConfigError` for one that cannot be read.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(lines))
-    except HydraException as error:
-        raise ConfigError(f"{str(error).splitlines()[0]}; write name=value") from None
-    return {override.key_or_group: override for override in parsed}
+    return {override.key_or_group: override for override in parse_overrides(lines)}
 
 
 def lines_of(overrides: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from unimem.config import ConfigError
+from unimem.config import TEXT_SETTINGS, ConfigError
 from unimem.studies.cells import Cell, parse
 from unimem.studies.file import BaseStudy
 from unimem.studies.grid import values
@@ -43,7 +43,15 @@ def choose(cells: Sequence[Cell], base: BaseStudy, given: Mapping[str, Override]
 
 def _has(cell: Cell, wanted: Mapping[str, Sequence[Any]]) -> bool:
     own = parse(cell.overrides)
-    return all(key in own and own[key].value() in wanted[key] for key in wanted)
+    return all(
+        key in own and _value(key, own[key].value()) in [_value(key, x) for x in wanted[key]]
+        for key in wanted
+    )
+
+
+def _value(key: str, value: Any) -> Any:
+    """Give a value as the setting takes it: YAML reads the text `true` as a truth value."""
+    return str(value).lower() if key in TEXT_SETTINGS and isinstance(value, bool) else value
 
 
 def _words(wanted: Mapping[str, Sequence[Any]]) -> str:

@@ -21,7 +21,6 @@ reports. Everything else is fixed, and written as in
 `conf/experiment`.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from omegaconf import OmegaConf
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
+from unimem.overrides import literal
 from unimem.paths import config_root
 from unimem.results.checks import read_report
 from unimem.settings import Settings, describe
@@ -136,14 +136,6 @@ def read_study_file(name: str, profile: str | None = None) -> StudyFile:
 def _untagged(error: Any) -> dict[str, Any]:
     """Name the field as the file does."""
     return error | {"loc": [x for x in error["loc"] if x not in ("overrides", "cells")]}
-
-
-def literal(value: Any) -> str:
-    """Write a plain value in the grammar of Hydra's overrides."""
-    word = isinstance(value, str) and re.fullmatch(r"[A-Za-z_/][\w./+-]*", value)
-    if word and value.lower() not in ("true", "false", "null", "nan", "inf"):
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def setting_lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 
+from unimem.overrides import literal
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished, log_file, take_lock
-from unimem.studies.file import literal
 from unimem.training.signature import CELLS
 
 STARTED = "== started "

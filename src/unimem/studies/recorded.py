@@ -5,10 +5,11 @@ from typing import Any
 
 from unimem.config import ConfigError, compose_node, resolve
 from unimem.memory.plan import DIMENSIONS
+from unimem.overrides import literal
 from unimem.paths import config_root
 from unimem.results.records import read_result
 from unimem.studies.cells import Cell, make_draft
-from unimem.studies.file import literal, setting_lines
+from unimem.studies.file import setting_lines
 from unimem.training.folder import MODEL
 from unimem.training.signature import data_digest
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hydra.core.override_parser.types import Override
 
 from unimem.config import ConfigError
+from unimem.overrides import literal
 from unimem.studies.bases import REACH_BASE, Bases, under
 from unimem.studies.cells import (
     Cell,
@@ -21,7 +22,7 @@ from unimem.studies.cells import (
 )
 from unimem.studies.chosen import CHOOSING, choose
 from unimem.studies.evaluate import inherit, require_followed, require_trained
-from unimem.studies.file import BaseStudy, StudyFile, literal, read_study_file
+from unimem.studies.file import BaseStudy, StudyFile, read_study_file
 from unimem.studies.grid import Combination, combinations, labels
 from unimem.studies.problems import make_all
 
