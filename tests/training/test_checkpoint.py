@@ -133,3 +133,22 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
         set_aside(tmp_path, newest)
         assert not list(tmp_path.glob(".*.tmp-*"))
     assert orphans, "no kill hit a write: the test shows nothing"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_what_is_no_file_is_passed_over(tmp_path, kind, caplog):
+    older, newer = save(tmp_path, 1), save(tmp_path, 2)
+    newer.unlink()
+    newer.mkdir() if kind == "folder" else newer.symlink_to("gone")
+    with caplog.at_level(logging.WARNING):
+        assert newest_valid(tmp_path) == older
+    assert f"{newer.name} is damaged (it cannot be read: " in caplog.text
+    set_aside(tmp_path, older)
+    assert checkpoints(tmp_path) == [older]
+
+
+def test_checkpoint_under_the_name_of_another_step_is_refused(tmp_path):
+    path = tmp_path / "step-00000003.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"global_step": 7}, path)
+    with pytest.raises(ValueError, match="holds the state after step 7: the file was renamed"):
+        AtomicCheckpointIO().load_checkpoint(path)

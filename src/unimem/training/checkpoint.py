@@ -7,6 +7,8 @@ checkpoint without one was never finished.
 import hashlib
 import logging
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from unimem.settings import TrainerSettings
 from unimem.training.signals import StopSignals
 
 logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-\d+\.ckpt")
+_ROOM = 1 << 20
+"""Below so many free bytes a write that failed is put down to the disk."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -42,8 +48,13 @@ class AtomicCheckpointIO(CheckpointIO):
             write_bytes_atomic(_checksum(path), f"{_digest(temporary)}\n".encode())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
-            # torch reports a full disk as RuntimeError.
-            raise OSError(f"{path} cannot be written: {error}; earlier ones are intact") from error
+            # torch reports a full disk as RuntimeError, in words about its own archive
+            free = shutil.disk_usage(path.parent).free
+            why = f"the disk is full ({free:,} bytes free)" if free < _ROOM else str(error)
+            raise OSError(
+                f"{path} cannot be written: {why}; earlier checkpoints are intact: make room, and "
+                "continue the run with resume=true"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         fsync_folder(path.parent)
@@ -54,7 +65,14 @@ class AtomicCheckpointIO(CheckpointIO):
         """Load a checkpoint whose checksum is right. Raises ValueError for a damaged one."""
         if problem := damage(Path(path)):
             raise ValueError(f"{path} is damaged: {problem}")
-        return torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        taken = checkpoint.get("global_step")
+        if _NAME.fullmatch(Path(path).name) and taken not in (None, step_of(Path(path))):
+            raise ValueError(
+                f"{path} holds the state after step {taken}: the file was renamed; give it its own "
+                "name back, or remove it to continue from an earlier checkpoint"
+            )
+        return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; one that is half removed counts as damaged."""
@@ -95,7 +113,7 @@ class Checkpoints(Callback):
 
 def checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*.ckpt"))
+    return sorted(path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -132,10 +150,13 @@ def set_aside(folder: Path, newest: Path | None) -> None:
 def damage(path: Path) -> str | None:
     """Say what is wrong with a checkpoint's file; None if nothing is."""
     checksum = _checksum(path)
-    if not checksum.is_file():
+    if not checksum.exists():
         return f"{checksum.name} is missing"
-    expected = checksum.read_text(encoding="ascii", errors="replace").strip()
-    actual = _digest(path)
+    try:
+        expected = checksum.read_text(encoding="ascii", errors="replace").strip()
+        actual = _digest(path)
+    except OSError as error:  # a folder, a link to nothing, no permission
+        return f"it cannot be read: {error.strerror}"
     return None if actual == expected else f"its sha256 is {actual[:12]}.., not {expected[:12]}.."
 
 

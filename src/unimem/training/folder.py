@@ -26,6 +26,8 @@ MODEL = "model"
 MAY_DIFFER = (
     "resume",
     "output",
+    "study",
+    "name",
     "data.cache",
     "logger.",
     "memory.device",
