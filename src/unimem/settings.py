@@ -55,6 +55,7 @@ class PretrainedModel(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     tokenizer: str
     parameters: Count | None
+    sliding_window: Literal["keep"] | None = "keep"
 
     def known_layers(self) -> int | None:
         """Say the number of layers if it is known without the hub."""

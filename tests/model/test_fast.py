@@ -1,5 +1,6 @@
 """The fast form of attention equals the form that defines it."""
 
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -246,7 +247,7 @@ READINGS = st.fixed_dictionaries(
 ).filter(bool)
 
 
-def by_both_forms(plan, kernel, T, M, free, groups, gate, learns):
+def by_both_forms(plan, kernel, T, M, free, groups, gate, learns, window):
     """Output and gradients of a segment of T queries over M slots, `free` of them in each row."""
     generator = torch.Generator().manual_seed(M)
 
@@ -261,12 +262,24 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns):
     memory = Memory(*slots, places.where(places >= 0, FREE))
     index = torch.arange(T)[None]
     real = torch.ones(2, T, dtype=torch.bool)
-    frame = Frame(lambda at: INNER(query, at), index, positions, -positions[:, :1], 8, real, True)
-    given = {"scaling": 8**-0.5, "seen": attention.causal(T, query.device)}
+    turn, origin = partial(INNER, query), -positions[:, :1]
+    frame = Frame(turn, index, positions, origin, 8, real, True, window)
+    seen = attention.causal(T, query.device)
+    given = {"scaling": 8**-0.5, "seen": seen if window is None else seen.triu(1 - window)}
+    plainly = window is None or window >= T
     weighing = weigh(query, key, memory, plan, frame, notes={}, **given)
     outs = (
         fast.attend_fast(
-            query, key, value, memory, plan, frame, gate=gate, kernel=kernel, plainly=True, **given
+            query,
+            key,
+            value,
+            memory,
+            plan,
+            frame,
+            gate=gate,
+            kernel=kernel,
+            plainly=plainly,
+            **given,
         ),
         attend(weighing, query, value, memory, plan, gate),
     )
@@ -282,12 +295,18 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns):
 
 # what bands once got wrong: global slots in the window of early queries only, keys that are turned
 # in two ways, and the free slot before a document's first token, whose place is FREE
-@example({"position": {"window": 4, "num_global": 2}}, "true", "joint", Banded(), 4, 4, 99, 2, True)
-@example({"position": {"window": 8}}, "capped", "joint", Banded(), 4, 5, 99, 2, True)
-@example({"position": {"window": 1}}, "zero", "joint", Banded(), 1, 5, 0, 2, True)
+@example(
+    {"position": {"window": 4, "num_global": 2}}, "true", "joint", Banded(), 4, 4, 99, 2, True, None
+)
+@example({"position": {"window": 8}}, "capped", "joint", Banded(), 4, 5, 99, 2, True, None)
+@example({"position": {"window": 1}}, "zero", "joint", Banded(), 1, 5, 0, 2, True, None)
+# the layer's own sliding window is as wide as the band, and narrower
+@example({"position": {"window": 4}}, "true", "joint", Banded(), 4, 9, 99, 2, True, 5)
+@example({"position": {"window": 4}}, "true", "joint", Banded(), 4, 9, 99, 2, True, 4)
 # one slot is both the oldest and the newest of what lies within reach
 @example(
-    {"position": {"window": 4, "num_global": 2}}, "true", "joint", CpuFlash(), 4, 20, 1, 2, True
+    {"position": {"window": 4, "num_global": 2}},
+    *("true", "joint", CpuFlash(), 4, 20, 1, 2, True, None),
 )
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
@@ -300,8 +319,9 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns):
     left=st.sampled_from([0, 1, 3, 99]),
     groups=st.sampled_from([1, 2, 4]),
     learns=st.booleans(),
+    sliding=st.sampled_from([None, None, 1, 3, 6, 12]),
 )
-def test_one_segment(reading, positions, fusion, kernel, T, M, left, groups, learns):
+def test_one_segment(reading, positions, fusion, kernel, T, M, left, groups, learns, sliding):
     """Memories smaller and larger than window and globals, and rows that hold fewer slots."""
     try:
         plan = make_memory(8, reading=reading, positions=positions, fusion=fusion).plan(1).layers[0]
@@ -309,7 +329,8 @@ def test_one_segment(reading, positions, fusion, kernel, T, M, left, groups, lea
         assume(False)
     assume(plan.only_by_reference is None)
     free = (0, max(M - left, 0))
-    found, expected = by_both_forms(plan, kernel, T, M, free, groups, fusion == "gated", learns)
+    gated = fusion == "gated"
+    found, expected = by_both_forms(plan, kernel, T, M, free, groups, gated, learns, sliding)
     assert (found[0] - expected[0]).abs().max() <= 5e-6 * expected[0].abs().max()
     largest = max(grad.abs().max() for grad in expected[1])
     for grad, truth in zip(found[1], expected[1], strict=True):

@@ -9,9 +9,10 @@ from transformers import PreTrainedModel
 from unimem.bench.inputs import Source, draw_rows
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, Segment, SoftMemory
-from unimem.model.attach import attached, head_size
+from unimem.model.attach import attached
 from unimem.model.body import segment_body
 from unimem.model.recurrence import run
+from unimem.model.supported import head_size
 
 
 def random_ids(vocabulary: int, *shape: int, seed: int) -> Tensor:

@@ -19,8 +19,9 @@ from unimem.bench.step import make_step, measure_step
 from unimem.bench.whole import measure_document, measure_training
 from unimem.config import Config
 from unimem.memory.state import MemoryBank
-from unimem.model.attach import attach, attached, head_size
+from unimem.model.attach import attach, attached
 from unimem.model.load import load_model
+from unimem.model.supported import head_size
 from unimem.training.describe import state_bytes_per_row
 
 GB = 1e9

@@ -13,8 +13,9 @@ from unimem.config import validate
 from unimem.data.build import build_corpus
 from unimem.data.documents import Documents
 from unimem.memory.state import MemoryBank
-from unimem.model.attach import attach, attached, head_size, load_memory
+from unimem.model.attach import attach, attached, load_memory
 from unimem.model.recurrence import run
+from unimem.model.supported import head_size
 from unimem.results.records import read_result
 from unimem.training.folder import weights_folder
 

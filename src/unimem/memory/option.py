@@ -147,6 +147,10 @@ class Option:
     from its own segment only; `last`, the mean over all heads of what the newest segment's last
     query gave it."""
 
+    merges: ClassVar[bool] = False
+    """Whether what it leaves in memory stands for several tokens, so that none of them can be
+    hidden without the others."""
+
     @property
     def label(self) -> str:
         """The option as it is chosen: `memory.reading=all`."""

@@ -1,5 +1,6 @@
 """Put the four dimensions of memory into a Hugging Face decoder: no fork, same weight names."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,16 @@ from unimem.memory.plan import MemoryPlan
 from unimem.memory.settings import MemorySettings
 from unimem.model import attention
 from unimem.model.rotary import IdentityRotary
+from unimem.model.supported import (
+    head_size,
+    require_supported,
+    sliding_windows,
+    window_remark,
+)
 from unimem.settings import Backend
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+logger = logging.getLogger(__name__)
+
 WEIGHTS_NAME = "memory.safetensors"
 GATE_INIT = -2.0
 """Before its sigmoid: a gate starts at 0.12, so that a pretrained model starts nearly as it was."""
@@ -24,7 +32,8 @@ GATE_INIT = -2.0
 class AttachedMemory(nn.Module):
     """What memory adds to a model, under the name `memory`: its plan and its few weights.
 
-    They are those of `MemoryPlan.weight_shapes`, by the same names.
+    They are those of `MemoryPlan.weight_shapes`, by the same names. `windows` gives the sliding
+    window of each of the model's layers that has one.
     """
 
     soft_tokens: nn.Parameter | None
@@ -33,6 +42,7 @@ class AttachedMemory(nn.Module):
     def __init__(self, plan: MemoryPlan, model: PreTrainedModel, backend: str):
         super().__init__()
         self.plan, self.backend = plan, backend
+        self.windows = sliding_windows(model)
         embeddings = cast(Tensor, model.get_input_embeddings().weight)
         heads = cast(int, model.config.num_attention_heads)
         shapes = plan.weight_shapes(
@@ -63,12 +73,6 @@ class AttachedMemory(nn.Module):
         self.layers = nn.ModuleDict({layer: nn.ParameterDict(w) for layer, w in own.items()})
 
 
-def head_size(model: PreTrainedModel) -> int:
-    """Give the size of an attention head."""
-    config = model.config
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
 def attach(
     model: PreTrainedModel, memory: MemorySettings, backend: Backend = "auto"
 ) -> PreTrainedModel:
@@ -77,29 +81,16 @@ def attach(
     The model then reads through `unimem.read`. What memory adds to the weights lives under
     `model.memory`; `save_pretrained` still writes a plain model, `save_memory` the rest beside it.
     Attaching again replaces the memory. `backend` computes attention with memory
-    (`attention.backend`); whether it can is known when the model first reads.
+    (`attention.backend`); whether it can is known when the model first reads. A sliding window of
+    a layer holds within segments and for its memory; a warning says so.
 
     Raises ValueError for a decoder of another family than LLaMA, Mistral, Qwen2 and Qwen3, for
     layers that the model lacks, and for settings of the model that memory cannot honour.
     """
-    config = model.config
-    if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"model_type={config.model_type!r} is not supported; "
-            f"choose one of {', '.join(FAMILIES)}"
-        )
-    if getattr(config, "attention_dropout", 0.0):
-        raise ValueError(
-            f"attention_dropout={config.attention_dropout} is not supported with memory; "
-            "set it to 0"
-        )
-    sliding = getattr(config, "sliding_window", None)
-    plan = memory.plan(config.num_hidden_layers)
-    if sliding is not None and plan.segment_tokens > sliding:
-        raise ValueError(
-            f"memory.segment_length={memory.segment_length} is longer than the model's "
-            f"sliding_window={sliding}; use segments of at most {sliding}, inserted tokens counted"
-        )
+    require_supported(model)
+    plan = memory.plan(model.config.num_hidden_layers)
+    if remark := window_remark(plan, sliding_windows(model)):
+        logger.warning(remark)
     attention.register()
     base = cast(Any, model.base_model)
     if not isinstance(base.rotary_emb, IdentityRotary):

@@ -175,6 +175,8 @@ def _choose(
         nothing = query.new_zeros(*query.shape[:3], 0, dtype=torch.bool)
         return Selection(nothing, nothing)
     free = ~memory.used[:, :, None, :].expand(-1, -1, query.shape[2], -1)
+    if frame.window is not None:
+        free = free | frame.too_far(memory.places)
     return plan.reading.select(
         View(
             memory=memory,

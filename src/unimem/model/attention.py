@@ -69,6 +69,7 @@ class Call:
         detach: list[bool],
         seen: Tensor | None = None,
         neutral: bool = False,
+        windows: Mapping[int, int] | None = None,
         kernel: Kernel | None = None,
         use: Use = "own",
         weights: Mapping[str, Tensor] | None = None,
@@ -80,20 +81,21 @@ class Call:
         in front. index [B or 1, L] are rotary indices, positions [B, S, L] places in the document,
         stored [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S]
         whether a segment begins a document, `detach` whether gradient is cut before a segment,
-        `seen` [B, 1, L, L] a mask if it is not plainly causal, `neutral` is as in `Frame`, weights
-        what memory adds to the model's. `kernel` is that of the fast form, None for the reference;
-        `watch` is told what the text tokens read, which only the reference can say.
+        `seen` [B, 1, L, L] a mask if it is not plainly causal, `neutral` is as in `Frame`, windows
+        the sliding window of each layer that has one, weights what memory adds to the model's.
+        `kernel` is that of the fast form, None for the reference; `watch` is told what the text
+        tokens read, which only the reference can say.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.losses = dict[int, list[Tensor]]()
         self.table, self.index, self.positions = table, index, positions
         self.tokens, self.body = body, slice(prefix, prefix + len(body.source))
         self.stored, self.starts, self.detach = stored, starts, detach
-        self.neutral, self.kernel = neutral, kernel
+        self.neutral, self.windows, self.kernel = neutral, windows or {}, kernel
         self.picks: Picks = {}
         self.shelf = Shelf(list(plan.layers), memories, stored.device) if plan.offload else None
         self.use, self.weights, self.watch = use, weights or {}, watch
-        self.plainly = seen is None
+        self.plainly, self._narrow = seen is None, dict[int, Tensor]()
         self.seen = causal(index.shape[1], index.device) if seen is None else seen
         # the same for all layers: made once, for each of their kernels is a launch on a GPU
         self.frames = [self._frame(segment) for segment in range(positions.shape[1])]
@@ -108,6 +110,18 @@ class Call:
         real[:, body] = self.stored[:, segment] != FREE
         length = self.plan.segment_length
         return Frame(self.table, self.index, positions, origin, length, real, self.neutral)
+
+    def within(self, layer: int) -> tuple[Tensor, bool]:
+        """Say which tokens of its segment a query sees [B or 1, 1, L, L], and if it is all before.
+
+        A layer's sliding window counts tokens in the order in which they stand, soft ones too.
+        """
+        window = self.windows.get(layer)
+        if window is None or window >= self.index.shape[1]:
+            return self.seen, self.plainly
+        if window not in self._narrow:
+            self._narrow[window] = self.seen.triu(1 - window)
+        return self._narrow[window], False
 
     def layer_weights(self, layer: int) -> dict[str, Tensor]:
         """Give the weights that a layer's options declared, by their own names."""
@@ -181,6 +195,7 @@ def _with_memory(
     state = state.to(key.device if call.shelf is None else HOME)
     length = call.index.shape[1]
     gate, weights = call.weights.get(f"gates.{layer}"), call.layer_weights(layer)
+    seen, plainly = call.within(layer)
     losses: list[Tensor] = []
     outs: list[Tensor] = []
     for s, parts in enumerate(zip(*(t.split(length, 2) for t in (query, key, value)), strict=True)):
@@ -197,7 +212,8 @@ def _with_memory(
         tokens = Memory(k[:, :, body], v[:, :, body], call.stored[:, s])
         for writing in plan.writings:
             tokens = writing.annotate(tokens, call.tokens.inserted)
-        frame, watch = call.frames[s], call.watch if len(shown) else None
+        frame = call.frames[s]._replace(window=call.windows.get(layer))
+        watch = call.watch if len(shown) else None
         if not len(shown) and shown.matrix is None and plan.plain:
             out = _within_segments(module, q, k, v, scaling, call)
         elif call.kernel is not None and watch is None and plan.only_by_reference is None:
@@ -210,8 +226,8 @@ def _with_memory(
                 plan,
                 frame,
                 scaling=scaling,
-                seen=call.seen,
-                plainly=call.plainly,
+                seen=seen,
+                plainly=plainly,
                 gate=gate,
                 kernel=call.kernel,
                 picks=call.picks if keeps else None,
@@ -220,7 +236,7 @@ def _with_memory(
             ).transpose(1, 2)
         else:
             notes = tokens.notes
-            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=call.seen, notes=notes)
+            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
             state, tokens = _looked_at(weighing, call, s, plan, shown, state, tokens, gate, watch)
         outs.append(out)
@@ -281,6 +297,7 @@ def _within_segments(
     """Attend causally inside each segment, with the model's own kernel."""
     B, _, N, _ = query.shape
     length = call.index.shape[1]
+    seen, plainly = call.within(int(module.layer_idx))  # type: ignore[arg-type]
     table = call.table(call.index)
     q, k, v = (
         t.unflatten(2, (N // length, length)).transpose(1, 2).flatten(0, 1)
@@ -291,7 +308,7 @@ def _within_segments(
         rotate(q, table),
         rotate(k, table),
         v,
-        None if call.plainly else call.seen,
+        None if plainly else seen,
         scaling=scaling,
         is_causal=True,
     )

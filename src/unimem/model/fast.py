@@ -11,6 +11,7 @@ from collections.abc import MutableMapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unimem.memory.option import full_precision, spread
 from unimem.memory.plan import LayerPlan
@@ -176,6 +177,12 @@ def _search(
             if plan.reach is not None and tail < len(memory):
                 column = torch.arange(len(memory), device=keys.device)
                 open_slots = open_slots & (column >= first_used(memory) + plan.reach[0])
+        if frame.window is not None:
+            far = spread(frame.too_far(memory.places), query.shape[1])
+            if taken is None:
+                taken = far
+            else:
+                taken = far | functional.pad(taken, (len(memory) - taken.shape[-1], 0))
         ask, among = (unit(query), unit(memory.keys)) if wanted.cosine else (turned, keys)
         index, logits = search(ask, among, wanted.topk, open_slots, taken)
         if wanted.cosine:

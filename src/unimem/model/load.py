@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from unimem.model.supported import lift_windows
 from unimem.settings import ModelSettings, PretrainedModel, ScratchModel
 
 
@@ -69,4 +70,4 @@ def _pretrained(settings: PretrainedModel) -> PreTrainedModel:
             "give a local folder, or the id of a hub model that is cached or can be downloaded"
         ) from error
     model.config.use_cache = False
-    return model
+    return model if settings.sliding_window == "keep" else lift_windows(model)

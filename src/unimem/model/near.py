@@ -72,6 +72,8 @@ def by_place(near: Memory, plan: LayerPlan, query: Tensor, frame: Frame) -> Sele
     if not readings or not len(near):
         return None
     free = ~near.used[:, :, None, :].expand(-1, -1, query.shape[2], -1)
+    if frame.window is not None:
+        free = free | frame.too_far(near.places)
     taken = spread(free, query.shape[1])
     view = View(
         memory=near,
@@ -141,6 +143,8 @@ def band_of(
     window = readings[0].band if len(readings) == 1 else None
     if window is None or tail == len(near) > window or tokens > window + 1:
         return None
+    if frame.window is not None and window >= frame.window:
+        return None  # the layer's own window is narrower
     if readings[0].reach != (0, window) and tail == len(near) > window + 1 - tokens:
         return None  # the oldest slots are seen from farther away than the window
     turn, *others = plan.positions.turns(near, frame)

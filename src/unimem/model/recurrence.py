@@ -200,6 +200,7 @@ def _call(
         detach=detach,
         seen=seen,
         neutral=getattr(_rotary(model), "attention_scaling", None) == 1,
+        windows=memory.windows,
         kernel=choose(memory.backend, memory.plan, embeds.device, _compute_dtype(embeds)),
         use=use,
         weights=dict(memory.named_parameters()),

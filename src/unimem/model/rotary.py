@@ -44,6 +44,18 @@ class Frame(NamedTuple):
     """Which queries are no padding [B, T]."""
     neutral: bool = False
     """Whether turning to index 0 changes nothing; some models scale by the table too."""
+    window: int | None = None
+    """The layer's own sliding window: a query sees tokens at distance below it; None for all."""
+
+    def too_far(self, places: Tensor) -> Tensor:
+        """Say which slots lie beyond the layer's window [B, 1 or G, T, M].
+
+        places [B, 1 or G, M] are the slots' places in their documents.
+        """
+        distance = self.positions[:, None, :, None] - places[:, :, None, :]
+        if self.window is None:
+            return torch.zeros_like(distance, dtype=torch.bool)
+        return distance >= self.window
 
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int

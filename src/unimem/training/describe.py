@@ -7,8 +7,9 @@ from transformers import PreTrainedModel
 
 from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, Segment
-from unimem.model.attach import attached, head_size
+from unimem.model.attach import attached
 from unimem.model.body import segment_body
+from unimem.model.supported import head_size
 
 
 def num_parameters(model: PreTrainedModel) -> int:

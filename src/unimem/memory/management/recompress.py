@@ -30,6 +30,8 @@ class Recompress(Management):
     and of the new ones; with memory.bptt_segments=0 from it alone, as in the paper.
     """
 
+    merges: ClassVar[bool] = True
+
     oldest_first: ClassVar[bool] = False
 
     size: Annotated[int, Field(gt=0)]

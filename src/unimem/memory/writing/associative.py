@@ -22,6 +22,8 @@ class Associative(LayerWriting):
     (the delta rule; 0 while the memory is empty).
     """
 
+    merges: ClassVar[bool] = True
+
     unit: ClassVar[str] = "matrix"
 
     delta: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class Pooling(LayerWriting):
     by the attention reconstruction loss too. The slot stands at the last of its tokens. The last
     group of a segment may be smaller. The mean at a rate of 1 is direct writing.
     """
+
+    merges: ClassVar[bool] = True
 
     rate: Annotated[int, Field(gt=0)]
     pool: Pool = "mean"
