@@ -1,12 +1,17 @@
 """Position schemes against their definitions, key by key."""
 
+import copy
+import pickle
+
 import pytest
 import torch
-from models import make_model
+from models import make_memory, make_model, tokens
 
 from unimem.memory.plan import option_class
 from unimem.memory.state import Memory
-from unimem.model.rotary import Frame, rotate
+from unimem.model.attach import attach
+from unimem.model.recurrence import read
+from unimem.model.rotary import Frame, IdentityRotary, rotate
 
 
 @pytest.mark.parametrize("scheme", ["zero", "true", "capped", "none"])
@@ -36,3 +41,53 @@ def test_scheme_is_the_rotation_by_its_distance(scheme):
                 still = rotate(keys[b : b + 1, :, m : m + 1], table(torch.tensor([[0]])))
                 expected = (turned * still.repeat_interleave(2, 1)).sum(-1).flatten()
                 torch.testing.assert_close(found[b, :, i, m], expected, atol=1e-4, rtol=1e-4)
+
+
+CASTS = {
+    "to": lambda model: model.to(torch.bfloat16),
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.bfloat16(),
+    "double": lambda model: model.double().float(),
+    "within": lambda model: model.model.rotary_emb.half() and model,
+    "again": lambda model: model.half().to(torch.bfloat16),
+    "copy": lambda model: copy.deepcopy(model.half()).bfloat16(),
+    "pickle": lambda model: pickle.loads(pickle.dumps(model.half())).bfloat16(),
+    "meta": lambda model: model.to("meta").bfloat16().to_empty(device="cpu"),
+}
+
+
+def same_frequencies(rotary, expected):
+    found = dict(rotary.named_buffers())
+    assert found.keys() == expected.keys() and len(found) > 0
+    for name, buffer in found.items():
+        assert buffer.dtype == torch.float32 and torch.equal(buffer, expected[name])
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_no_cast_of_the_model_rounds_the_frequencies(cast):
+    model = attach(make_model(), make_memory(8))
+    expected = {k: v.clone() for k, v in model.model.rotary_emb.inner.named_buffers()}
+    model = CASTS[cast](model)
+    same_frequencies(model.model.rotary_emb.inner, expected)
+    assert not any("rotary" in name for name in model.state_dict())
+
+
+def test_frequencies_rounded_before_are_computed_anew():
+    expected = dict(make_model().model.rotary_emb.named_buffers())
+    rounded = make_model().bfloat16()
+    assert rounded.model.rotary_emb.inv_freq.dtype == torch.bfloat16
+    same_frequencies(attach(rounded, make_memory(8)).model.rotary_emb.inner, expected)
+
+
+def test_frequencies_move_with_the_model():
+    rotary = IdentityRotary(make_model().model.rotary_emb).to("meta")
+    assert all(buffer.is_meta for buffer in rotary.buffers())
+    assert all(buffer.dtype == torch.float32 for buffer in rotary.half().buffers())
+
+
+def test_cast_and_loaded_in_bfloat16_read_alike(tmp_path):
+    model, ids = make_model(), tokens(1, 200)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    cast = attach(model, make_memory(40)).bfloat16()
+    assert torch.equal(read(cast, ids).logits, read(attach(loaded, make_memory(40)), ids).logits)

@@ -8,7 +8,7 @@ from unimem.config import compose
 from unimem.data.stream import SegmentStream
 from unimem.model.attach import attach
 from unimem.model.recurrence import read
-from unimem.training.module import LitUniMem, NonFiniteLossError
+from unimem.training.module import FSDP_PREFIX, LitUniMem, NonFiniteLossError
 
 
 class Texts:
@@ -81,6 +81,31 @@ def test_vectors_soft_tokens_and_gates_do_not_decay():
         name = names[id(p)]
         assert "norm" in name or name.startswith(("memory.soft_tokens", "memory.gates"))
     assert all(p.ndim == 2 and "memory" not in names[id(p)] for p in decayed["params"])
+
+
+def test_what_decays_is_known_before_weights_are_flattened():
+    """As FSDP does, which shards each layer as one vector and puts a prefix into the names."""
+
+    def groups(module):
+        names = {id(p): n for n, p in module.model.named_parameters()}
+        found = module.configure_optimizers()["optimizer"].param_groups
+        cleaned = [[names[id(p)].replace(FSDP_PREFIX, "") for p in g["params"]] for g in found]
+        return cleaned, [g["weight_decay"] for g in found]
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self._fsdp_wrapped_module = layer
+
+    expected = groups(lit())
+    module = lit()
+    layers = module.model.model.layers
+    for i, layer in enumerate(list(layers)):
+        layers[i] = Wrapped(layer)
+    for weight in module.parameters():
+        weight.data = weight.data.flatten()
+    assert groups(module) == expected
+    assert len(expected[0][0]) > 10 and expected[1] == [0.1, 0.0]
 
 
 def test_state_of_the_module_is_the_weights_alone():

@@ -4,7 +4,7 @@ Shapes: B rows, H query heads, G key-value heads, T queries, M slots, D head siz
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,35 @@ Table = tuple[Tensor, Tensor]
 class IdentityRotary(nn.Module):
     """Stands in for the model's rotary module, so that queries and keys arrive un-rotated.
 
-    The model's own module is kept as `inner`; it has no weights, so no weight name changes.
+    The model's own module is kept as `inner`; it has no weights, so no weight name changes. Its
+    frequencies are float32 whatever the weights are cast to: in bfloat16 the angle at place 1000
+    is off by radians. Those of a model that was cast before are computed anew.
     """
 
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
+        if any(frequencies.dtype.itemsize < 4 for frequencies in self.inner.buffers()):
+            self._compute()
+
+    def _compute(self) -> None:
+        """Compute the frequencies from the model's configuration."""
+        (device,) = {frequencies.device for frequencies in self.inner.buffers()}
+        inner = cast(Any, self.inner)
+        self.inner = type(inner)(inner.config).to(device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the frequencies between devices, and never cast them."""
+        before = dict(self.inner.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in self.inner.named_buffers():
+            if before[name].is_meta and not buffer.is_meta:
+                self._compute()  # made without values, as by `to_empty`
+                break
+            if buffer.dtype != before[name].dtype:
+                holder, _, own = name.rpartition(".")
+                setattr(self.inner.get_submodule(holder), own, before[name].to(buffer.device))
+        return self
 
     def forward(self, x: Tensor, position_ids: Tensor) -> Table:
         """Give the table of no rotation."""

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch.distributed.fsdp import MixedPrecision
 from transformers import PreTrainedModel
 
 from unimem.model.attach import attached
@@ -35,7 +36,11 @@ def chosen_strategy(settings: TrainerSettings, model: PreTrainedModel) -> Strate
     """Give Lightning's strategy for the devices; `model` has memory attached."""
     if settings.strategy == "fsdp":
         layers = {type(layer) for layer in cast(Any, model.base_model).layers}
-        return FSDPStrategy(auto_wrap_policy=layers, state_dict_type="full")
+        half = chosen_precision(settings).startswith("bf16")
+        kind = torch.bfloat16 if half else torch.float32
+        # Lightning would round the rotary frequencies, which are buffers, to bfloat16
+        mixed = MixedPrecision(param_dtype=kind, reduce_dtype=kind, buffer_dtype=torch.float32)
+        return FSDPStrategy(auto_wrap_policy=layers, state_dict_type="full", mixed_precision=mixed)
     if settings.strategy == "ddp" or num_devices(settings) * settings.num_nodes > 1:
         # What memory adds to the weights has no gradient in a step that does not read it.
         added = any(True for _ in attached(model).parameters())

@@ -17,6 +17,9 @@ from unimem.model.recurrence import run, token_nll
 from unimem.settings import TrainerSettings
 from unimem.training.schedule import learning_rate_factor
 
+FSDP_PREFIX = "_fsdp_wrapped_module."
+"""What FSDP puts into the names of the weights that it shards."""
+
 
 class NonFiniteLossError(ValueError):
     """The loss is NaN or infinite; nothing was updated with it."""
@@ -38,6 +41,12 @@ class LitUniMem(LightningModule):
             cast(nn.Module, model.base_model).compile()
         self.model = model
         self.settings = settings
+        # noted before anything is wrapped: FSDP makes vectors of all weights
+        self._spared = frozenset(
+            name
+            for name, weight in model.named_parameters()
+            if weight.ndim < 2 or name.startswith("memory.")
+        )
         self.bank: MemoryBank | None = None
         self.gradient_norm = 0.0
         self.last_learning_rate = 0.0
@@ -78,14 +87,16 @@ class LitUniMem(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of the settings; vectors, soft tokens and gates do not decay."""
-        named = dict(self.model.named_parameters())
-        spared = [n for n, p in named.items() if p.ndim < 2 or n.startswith("memory.")]
+        named = {n.replace(FSDP_PREFIX, ""): p for n, p in self.model.named_parameters()}
         groups = [
             {
-                "params": [p for n, p in named.items() if n not in spared],
+                "params": [p for n, p in named.items() if n not in self._spared],
                 "weight_decay": self.settings.weight_decay,
             },
-            {"params": [named[n] for n in spared], "weight_decay": 0.0},
+            {
+                "params": [p for n, p in named.items() if n in self._spared],
+                "weight_decay": 0.0,
+            },
         ]
         # on a GPU one kernel for all weights, and no second copy of them during the step
         fused = self.device.type == "cuda"
