@@ -1,8 +1,11 @@
 """Extended Mind Transformer (arXiv 2406.02332): every query and head reads the `topk` tokens of
-greatest cosine before its segment, of those that reach the threshold, all placed at its start."""
+greatest cosine before its segment, of those that reach the threshold, all placed at its start.
+
+As in the released code for LLaMA the cosine is of the query as it attends, rotated to its place,
+and of the key that was kept before rotation."""
 
 import torch
-from reference.decoder import decode, local, places, scores, soft
+from reference.decoder import decode, local, places, rope, scores, soft
 
 
 def logits(model, ids, *, length, layers, topk, threshold):
@@ -16,7 +19,8 @@ def logits(model, ids, *, length, layers, topk, threshold):
         if layer not in layers:
             return local(model, q, k, v, length)
         near, far = scores(model, q, k, t - j), scores(model, q, k.detach(), t - start)
-        cosine = torch.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1)
+        turned = rope(model, q, torch.arange(n) % length)
+        cosine = torch.cosine_similarity(turned[..., :, None, :], k[..., None, :, :], dim=-1)
         best = cosine.masked_fill(~memory, -torch.inf).topk(min(topk, n)).indices
         picked = torch.zeros_like(far, dtype=torch.bool).scatter(-1, best, True)
         picked = picked & memory & (cosine >= threshold)

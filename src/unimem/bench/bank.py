@@ -11,6 +11,7 @@ from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, Segment, SoftMemory
 from unimem.model.attach import attached
 from unimem.model.body import segment_body
+from unimem.model.observe import heads_noted
 from unimem.model.recurrence import run
 from unimem.model.supported import head_size
 
@@ -101,7 +102,7 @@ def _written(
         tokens = Memory(keys[:, :, there], values[:, :, there], places)
         for writing in plan.writings:
             tokens = writing.annotate(tokens, body.inserted)
-        tokens = tokens.noted(**_attention(plan, tokens, random))
+        tokens = tokens.noted(**_attention(plan, tokens, heads, random))
         asked = keys.new_zeros(rows, heads, len(tokens), keys.shape[3])
         segment = Segment(tokens, body.text_at, body.inserted_at, asked, weights)
         written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
@@ -116,13 +117,16 @@ def _at_once(plan: LayerPlan) -> bool:
     return direct and not plan.observes and plan.management.oldest_first
 
 
-def _attention(plan: LayerPlan, tokens: Memory, random: torch.Generator) -> dict[str, Tensor]:
-    """Make up the attention that the options want noted of each token."""
-    rows, heads, count = tokens.keys.shape[:3]
-    shapes = {name: (rows, 1 if name == "last" else heads, count) for name in plan.observes}
+def _attention(
+    plan: LayerPlan, tokens: Memory, heads: int, random: torch.Generator
+) -> dict[str, Tensor]:
+    """Make up the attention that the options want noted of each token, of H query heads."""
+    rows, kv_heads, count = tokens.keys.shape[:3]
     return {
-        name: torch.rand(shape, generator=random).to(tokens.keys.device)
-        for name, shape in shapes.items()
+        name: torch.rand(rows, heads_noted(name, heads, kv_heads), count, generator=random).to(
+            tokens.keys.device
+        )
+        for name in plan.observes
     }
 
 

@@ -1,6 +1,6 @@
 """Slots in blocks, and which of them stand for a block.
 
-Shapes: B rows, M slots.
+Shapes: B rows, H query heads, M slots.
 """
 
 from __future__ import annotations
@@ -8,40 +8,48 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from unimem.memory.state import Memory
 
 
-def blocks(memory: Memory, size: int) -> tuple[Tensor, Tensor]:
+def blocks(memory: Memory, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
     """Number each row's blocks from its oldest, and say at which place each begins, [B, M] both.
 
-    Blocks are those that the note `block` tells, else aligned groups of `size` places. Slots of a
-    block stand together; what is said of a free slot means nothing.
+    Blocks are those that the note `block` tells, else groups of `size` places counted from place
+    `start`. A new block begins at `start` in either case. Slots of a block stand together; what is
+    said of a free slot means nothing.
     """
-    noted = memory.notes.get("block")
-    first = memory.positions // size * size if noted is None else noted[:, 0]
+    places, noted = memory.positions, memory.notes.get("block")
+    first = (places - start) // size * size + start if noted is None else noted[:, 0]
+    first = first.clamp_min(start).where(places >= start, first.clamp_min(0))
     first = first.where(memory.valid, -1)
     begins = memory.valid.clone()
     begins[:, 1:] &= first[:, 1:] != first[:, :-1]
     return (begins.cumsum(1) - 1).clamp_min(0), first
 
 
-def representatives(memory: Memory, block: Tensor, number: int | None) -> Tensor:
-    """Give each slot's share in the mean that stands for its block [B, M].
+def representatives(
+    memory: Memory, block: Tensor, number: int | None, dtype: torch.dtype
+) -> Tensor:
+    """Give each slot's share in the mean that stands for its block [B, 1 or H, M], in `dtype`.
 
-    A block is represented by its landmarks if there are any, else by the `number` of its slots that
-    got the most attention from their own segment, or by all.
+    A block is represented by its landmarks if there are any, else, for each head, by the `number`
+    of its slots that got the most attention of that head from their own segment, or by all.
     """
-    represents = memory.valid
+    represents = memory.valid[:, None]
     if "mark" in memory.notes:
-        represents = represents & (memory.notes["mark"][:, 0] > 0)
+        represents = represents & (memory.notes["mark"] > 0)
     elif number is not None:
-        got = memory.notes["home"].sum(1)
-        represents = represents & (_rank(got, block.where(memory.valid, -1)) < number)
-    total = block.new_zeros(len(block), int(block.max()) + 1)
-    total = total.scatter_add(1, block, represents.long())
-    return represents / total.gather(1, block).clamp_min(1)
+        got = memory.notes["home"]  # [B, H, M]
+        number_of = block.where(memory.valid, -1)[:, None].expand_as(got)
+        rank = _rank(got.flatten(0, 1), number_of.flatten(0, 1)).view_as(got)
+        represents = represents & (rank < number)
+    each = block[:, None].expand_as(represents)
+    total = block.new_zeros(*represents.shape[:2], int(block.max()) + 1)
+    total = total.scatter_add(2, each, represents.long())
+    return represents.to(dtype) / total.gather(2, each).clamp_min(1)
 
 
 def _rank(score: Tensor, block: Tensor) -> Tensor:

@@ -143,9 +143,9 @@ class Option:
 
     observes: ClassVar[frozenset[str]] = frozenset()
     """Notes that each slot must carry for this option: `received`, all attention that it got from
-    text so far, summed over queries and the query heads of its key-value head; `home`, the same but
-    from its own segment only; `last`, the mean over all heads of what the newest segment's last
-    query gave it."""
+    text so far, summed over queries and the query heads of its key-value head; `home`, what each
+    query head gave it in its own segment, summed over queries; `last`, the mean over all heads of
+    what the newest segment's last query gave it."""
 
     merges: ClassVar[bool] = False
     """Whether what it leaves in memory stands for several tokens, so that none of them can be
@@ -178,6 +178,13 @@ def spread(x: Tensor, heads: int) -> Tensor:
     if x.shape[1] in (1, heads) or heads == 1:
         return x
     return x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Give numbers in the type to compute with precisely: float32, or their own if that is more."""
+    import torch
+
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -86,6 +86,8 @@ class LayerPlan:
         if self.observes:
             (first, *_) = (option for option in self.options if option.observes)
             return f"{first.label} asks how much attention each slot gets"
+        if self.positions.rearranges:
+            return f"{self.positions.label} turns a key for each query by what that query sees"
         searching = [reading for reading in self.reading.parts if reading.searches]
         if len(searching) > 1:
             return f"{searching[0].label} is chosen twice"

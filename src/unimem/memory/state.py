@@ -35,12 +35,12 @@ class Memory:
     has fewer used ones than its neighbours), but for the padding of a document's last segment,
     behind which the row starts afresh.
 
-    notes [B, 1 or G, M] say more of each slot, by name, and are constants to the gradient:
-    `received`, `home` and `last` are attention (see `Option.observes`), `block` is the place of the
-    first token of a slot's block, `mark` is 1 for a block's landmark, `tier` 1 for a slot that was
-    compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1], float32, is an associative
-    memory: its last column the normaliser. `room` is where keys and values lie if there is space
-    behind them.
+    notes [B, 1 or G, M], `home` [B, H, M] of H query heads, say more of each slot, by name, and are
+    constants to the gradient: `received`, `home` and `last` are attention (see `Option.observes`),
+    `block` is the place of the first token of a slot's block, `mark` is 1 for a block's landmark,
+    `tier` 1 for a slot that was compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1],
+    float32, is an associative memory: its last column the normaliser. `room` is where keys and
+    values lie if there is space behind them.
     """
 
     keys: Tensor

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unimem.memory.option import full_precision, spread
+from unimem.memory.option import at_least_float32, full_precision, spread
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Selection, View
@@ -28,17 +28,18 @@ class Part(NamedTuple):
     out: Tensor
     """Softmax-weighted values [B, H, T, D]."""
     lse: Tensor
-    """Log-sum-exp of the visible logits [B, H, T, 1], float32; hugely negative if none is."""
+    """Log-sum-exp of the visible logits [B, H, T, 1], float32 at least; hugely negative if there
+    is none."""
 
 
 class Weighing(NamedTuple):
     """The logits of one segment's queries, and which keys they see."""
 
     memory: Tensor
-    """Logits of the slots [B, H, T, M], float32."""
+    """Logits of the slots [B, H, T, M], float32 at least."""
     chosen: Selection
     segment: Tensor
-    """Logits of the segment's own tokens [B, H, T, T], float32."""
+    """Logits of the segment's own tokens [B, H, T, T], float32 at least."""
     seen: Tensor
     """Which of them each query sees [B or 1, 1 or H, T, T]."""
 
@@ -63,25 +64,27 @@ def weigh(
     scheme, heads = plan.positions, query.shape[1]
     seen, times = own_links(plan, frame, seen, heads)
 
-    def score(keys: Tensor) -> Tensor:
-        return scheme.score(query, keys, memory, frame).float()
+    def score(keys: Tensor, visible: Tensor | None = None) -> Tensor:
+        return at_least_float32(scheme.score(query, keys, memory, frame, visible))
 
     searches = any(reading.searches for reading in plan.reading.parts)
     known = score(memory.keys.detach()) if searches else None
-    chosen = _choose(query, memory, plan, frame, known)
+    chosen, placed = _choose(query, memory, plan, frame, known), None
+    if scheme.rearranges:
+        known, placed = None, chosen.visible
     if scheme.after_choice:
         logits, segment = _placed(query, key, memory, scheme, frame, chosen, seen)
     else:
-        segment = frame.dot(query, frame.index, key, frame.index).float()
+        segment = at_least_float32(frame.dot(query, frame.index, key, frame.index))
         if known is not None and not memory.keys.requires_grad:
             logits = known
         else:
-            logits = score(memory.keys)
+            logits = score(memory.keys, placed)
     if memory.keys.requires_grad and not chosen.all_live:
         if scheme.after_choice:
             known, _ = _placed(query, key, memory.detach(), scheme, frame, chosen, seen)
         elif known is None:
-            known = score(memory.keys.detach())
+            known = score(memory.keys.detach(), placed)
         logits = logits.where(chosen.live, known)
     if chosen.times is not None:
         logits = logits + chosen.times.clamp_min(1).log()
@@ -181,8 +184,8 @@ def _choose(
         View(
             memory=memory,
             query=query,
-            queries=frame.positions,
-            real=frame.real,
+            frame=frame,
+            positions=plan.positions,
             taken=spread(free, query.shape[1]),
             logits=logits,
             layer=plan.layer,
@@ -204,13 +207,13 @@ def _placed(
     visible = torch.cat([chosen.visible.expand(shape), seen.expand(shape)], -1)
     tokens = Memory(key, key, frame.positions.where(frame.real, FREE))
     slots = memory.append(tokens)
-    logits = scheme.score(query, slots.keys, slots, frame, visible).float()
+    logits = at_least_float32(scheme.score(query, slots.keys, slots, frame, visible))
     return logits[..., : len(memory)], logits[..., len(memory) :]
 
 
 def recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Ask an associative memory [B, G, D, D + 1]: the answers [B, H, T, D], and which it has."""
-    features = torch.nn.functional.elu(query.float()) + 1
+    features = torch.nn.functional.elu(at_least_float32(query)) + 1
     with full_precision(query):
         answer = dot(features, matrix.mT)
     weight = answer[..., -1:]
@@ -219,7 +222,7 @@ def recall(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _part(logits: Tensor, visible: Tensor, values: Tensor, live: Tensor | None = None) -> Part:
-    """Softmax over the visible logits, in float32; gradient enters the values of live slots.
+    """Softmax over the visible logits, in their type; gradient enters the values of live slots.
 
     All are live if none are named.
     """

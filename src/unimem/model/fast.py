@@ -183,11 +183,14 @@ def _search(
                 taken = far
             else:
                 taken = far | functional.pad(taken, (len(memory) - taken.shape[-1], 0))
-        ask, among = (unit(query), unit(memory.keys)) if wanted.cosine else (turned, keys)
+        ask, among = turned, keys
+        if wanted.cosine:
+            ask = frame.turn(unit(query), turn.queries)
+            among = frame.turn(unit(memory.keys), turn.keys)
         index, logits = search(ask, among, wanted.topk, open_slots, taken)
         if wanted.cosine:
             lowest = -torch.inf if wanted.threshold is None else wanted.threshold
-            none = (logits == -torch.inf) | (logits < lowest)
+            none = (logits == -torch.inf) | (logits < lowest * frame.gain)
             logits = picked_dot(turned, keys, index).masked_fill(none, -torch.inf)
         if picks is not None:
             picks[place] = index, logits

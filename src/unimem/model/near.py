@@ -78,8 +78,8 @@ def by_place(near: Memory, plan: LayerPlan, query: Tensor, frame: Frame) -> Sele
     view = View(
         memory=near,
         query=query,
-        queries=frame.positions,
-        real=frame.real,
+        frame=frame,
+        positions=plan.positions,
         taken=taken,
         logits=None,
         layer=plan.layer,

@@ -10,6 +10,11 @@ from unimem.memory.plan import LayerPlan
 from unimem.memory.state import Memory
 
 
+def heads_noted(note: str, heads: int, kv_heads: int) -> int:
+    """Say for how many heads attention is noted under a name, of H query and G key-value heads."""
+    return {"last": 1, "home": heads}.get(note, kv_heads)
+
+
 def observe(
     plan: LayerPlan, state: Memory, tokens: Memory, slots: Tensor | None, own: Tensor
 ) -> tuple[Memory, Memory]:
@@ -25,6 +30,8 @@ def observe(
             if name == "last":
                 return share[torch.arange(len(last)), :, last].mean(1, keepdim=True)
             total = (share * real[:, None, :, None]).sum(2)
+            if name == "home":
+                return total
             return total.unflatten(1, (heads, -1)).sum(2)
 
         tokens = tokens.noted(**{name: got(own)})

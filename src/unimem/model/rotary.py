@@ -80,6 +80,14 @@ class Frame(NamedTuple):
             return torch.zeros_like(distance, dtype=torch.bool)
         return distance >= self.window
 
+    @property
+    def gain(self) -> Tensor | float:
+        """How many times greater the dot product of two turned vectors is; 1 for most models."""
+        if self.neutral:
+            return 1.0
+        cos, sin = self.table(torch.zeros_like(self.index[:1, :1]))
+        return (cos.square() + sin.square()).amax()
+
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
     ) -> Tensor:

@@ -9,6 +9,7 @@ from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, Segment
 from unimem.model.attach import attached
 from unimem.model.body import segment_body
+from unimem.model.observe import heads_noted
 from unimem.model.supported import head_size
 
 
@@ -40,6 +41,7 @@ def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype
 def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
     """Let a layer's options write and evict heads of one number each, and measure."""
     memory, heads = attached(model), model.config.num_key_value_heads
+    query_heads = model.config.num_attention_heads
     length, size = memory.plan.segment_length, head_size(model)
     weights = {
         name: torch.zeros(shape)
@@ -57,9 +59,10 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         tokens = Memory(ones, ones, positions)
         for writing in plan.writings:
             tokens = writing.annotate(tokens, body.inserted)
-        got = {name: tokens.keys[..., 0] for name in plan.observes}
-        if "last" in got:
-            got["last"] = got["last"][:, :1]
+        got = {
+            name: torch.zeros(1, heads_noted(name, query_heads, heads), len(real))
+            for name in plan.observes
+        }
         segment = Segment(tokens.noted(**got), body.text_at, body.inserted_at, ones, weights)
         written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
         state = plan.management.evict(written, len(written) - len(state), segment)

@@ -46,6 +46,16 @@ class Frame(Protocol):
         """The segment length."""
         ...
 
+    @property
+    def real(self) -> Tensor:
+        """Which queries are not padding [B, T]."""
+        ...
+
+    @property
+    def gain(self) -> Tensor | float:
+        """How many times greater the dot product of two turned vectors is; 1 for most models."""
+        ...
+
     def dot(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
     ) -> Tensor:
@@ -74,6 +84,10 @@ class Positions(Option, ABC):
     """Whether it must know what a query sees; then no reading can search by logits. Such a scheme
     places the tokens of the segment too."""
 
+    rearranges: ClassVar[bool] = False
+    """Whether slots stand at other places once they are chosen. `turns` is then asked for the
+    choice, without `visible`, and for attention, with it."""
+
     one_turn: ClassVar[bool] = True
     """Whether all pairs of a query and a key are turned alike, so that keys can be searched."""
 
@@ -86,8 +100,9 @@ class Positions(Option, ABC):
     ) -> tuple[Turn, ...]:
         """Say how un-rotated queries and keys of `memory` are turned: by the first turn that holds.
 
-        A scheme that comes `after_choice` gets the slots of the memory and behind them the tokens
-        of the segment as one, and visible [B, H, T, M], which of them each query sees.
+        visible [B, 1 or H, T, M] says which slots each query sees, of a scheme that `rearranges`
+        them or comes `after_choice`. The latter gets the slots of the memory and behind them the
+        tokens of the segment as one.
         """
 
     def score(

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
-from unimem.memory.option import Option, full_precision, spread
+from unimem.memory.option import Option, at_least_float32, full_precision, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unimem.memory.positions.base import Frame, Positions
     from unimem.memory.state import Memory
 
 
@@ -33,12 +34,12 @@ class Selection(NamedTuple):
 
     def __or__(self, other: tuple[Tensor | None, ...]) -> Selection:
         assert isinstance(other, Selection)
-        times = self.times
-        if other.times is not None:
-            times = other.times if times is None else times.where(self.visible, other.times)
-        elif times is not None:
-            times = times.where(self.visible, 1)
-        visible = self.visible | other.visible
+        visible, times = self.visible | other.visible, None
+        counts = [times for times in (self.times, other.times) if times is not None]
+        if counts:
+            once = counts[0].new_ones(())
+            mine, others = (once if t is None else t for t in (self.times, other.times))
+            times = mine.where(self.visible, others)
         if self.all_live and other.all_live:
             return Selection(visible, visible, times)
         live = (self.live & self.visible) | (other.live & other.visible)
@@ -54,19 +55,29 @@ class Selection(NamedTuple):
 class View:
     """What a reading chooses from.
 
-    query [B, H, T, D] and `memory` are un-rotated; queries [B, T] are the places of the queries in
-    their documents, real [B, T] those that are not padding; taken [B, H, T, M] are the slots that
-    are free or already read; logits [B, H, T, M] are the attention logits of all slots under the
-    position scheme, None if that scheme needs the choice first.
+    query [B, H, T, D] and `memory` are un-rotated, `frame` and `positions` say how attention turns
+    them; taken [B, H, T, M] are the slots that are free or already read; logits [B, H, T, M] are
+    the attention logits of all slots under the position scheme, None if that scheme needs the
+    choice first.
     """
 
     memory: Memory
     query: Tensor
-    queries: Tensor
-    real: Tensor
+    frame: Frame
+    positions: Positions
     taken: Tensor
     logits: Tensor | None
     layer: int
+
+    @property
+    def queries(self) -> Tensor:
+        """The places of the queries in their documents [B, T]."""
+        return self.frame.positions
+
+    @property
+    def real(self) -> Tensor:
+        """Which queries are not padding [B, T]."""
+        return self.frame.real
 
     @property
     def heads(self) -> int:
@@ -80,16 +91,19 @@ class View:
         return self.logits.detach()
 
     def cosines(self) -> Tensor:
-        """Cosines of un-rotated queries and keys [B, H, T, M], as constants."""
+        """Cosines of queries and keys as attention turns them [B, H, T, M], as constants.
+
+        So the query is rotated and the key is not under memory.positions=zero, as in Extended Mind;
+        neither is under `none`.
+        """
         query, keys = unit(self.query), unit(self.memory.keys)
-        rows = query.reshape(*keys.shape[:2], -1, keys.shape[3])
-        with full_precision(rows):
-            return (rows @ keys.mT).view(*query.shape[:3], -1)
+        with full_precision(query):
+            return self.positions.score(query, keys, self.memory, self.frame) / self.frame.gain
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scale vectors to length 1, in float32, as constants."""
-    x = x.detach().float()
+    """Scale vectors to length 1, in float32 at least, as constants."""
+    x = at_least_float32(x.detach())
     return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
@@ -97,7 +111,8 @@ class Search(NamedTuple):
     """A choice of the best slots, described so that it can be made without writing all logits.
 
     Each query and head reads its `topk` best slots, of those that are left, by the attention logit
-    or by the `cosine` of un-rotated query and key; none whose measure is below `threshold`.
+    or by the `cosine` of query and key as attention turns them; none whose measure is below
+    `threshold`.
     """
 
     topk: int

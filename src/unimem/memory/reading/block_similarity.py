@@ -20,21 +20,27 @@ if TYPE_CHECKING:
 class BlockSimilarity(Reading):
     """Block reading: the `topk_blocks` blocks whose representatives match best are read whole.
 
-    Blocks are aligned groups of `block_size` tokens, unless writing marks its own. A block is
-    represented by its landmark if it has one (Landmark Attention, Mohtashami 2023, arXiv
-    2305.16300), else by the mean of its keys (LongMem, Wang 2023, arXiv 2306.07174), or of the
-    `representatives` of them that got the most attention from their own segment (InfLLM, Xiao 2024,
+    Blocks are groups of `block_size` tokens counted from place `block_start`, unless writing marks
+    its own; a block begins at `block_start` in either case. A block is represented by its landmark
+    if it has one (Landmark Attention, Mohtashami 2023, arXiv 2305.16300), else by the mean of its
+    keys (LongMem, Wang 2023, arXiv 2306.07174), or, for each query head, of the `representatives`
+    of them that got the most attention of that head from their own segment (InfLLM, Xiao 2024,
     arXiv 2402.04617). `retrieval=query` searches for each query and head; `retrieval=segment`, as
     InfLLM does, once for all of them by their mean score, so that later queries of the segment have
     a say in what the earlier ones read. Each block chosen brings `neighbours` blocks on either side
-    (EM-LLM, Fountas 2024, arXiv 2407.09450). A block of which a slot is read anyway is no
-    candidate. No gradient enters unless `grad_topk` is set.
+    (EM-LLM, Fountas 2024, arXiv 2407.09450).
+
+    A block of which another reading shows a slot (with `retrieval=segment`, to any query of the
+    segment) is no candidate: its other slots are read too. They are what InfLLM calls the global
+    remainder, the tokens behind the window that are in no complete block yet. No gradient enters
+    what this reading shows unless `grad_topk` is set.
     """
 
     searches: ClassVar[bool] = True
 
     block_size: Annotated[int, Field(gt=0)]
     topk_blocks: Annotated[int, Field(gt=0)]
+    block_start: Annotated[int, Field(ge=0)] = 0
     representatives: Annotated[int, Field(gt=0)] | None = None
     retrieval: Literal["query", "segment"] = "query"
     neighbours: Annotated[int, Field(ge=0)] = 0
@@ -54,39 +60,48 @@ class BlockSimilarity(Reading):
             )
 
     def remarks(self, chosen: Chosen) -> Iterable[str]:
-        """Say that a choice for the whole segment looks ahead."""
+        """Say that a choice for the whole segment looks ahead, and what gaps are filled."""
         if self.retrieval == "segment":
             yield (
                 "memory.retrieval=segment: which blocks a token reads depends on later tokens of "
                 "its segment too; losses are those of the method, not of a strictly causal model"
             )
+        for reading in chosen.readings:
+            if reading.unit == "slots" and not (reading is self or reading.gapless):
+                yield (
+                    f"memory.reading=block_similarity reads what {reading.label} leaves out of a "
+                    "block too: a block of which it shows a slot is read whole"
+                )
 
     def select(self, view: View) -> Selection:
         """Score blocks by their representatives, and choose."""
         memory, scores = view.memory, view.scores
-        block, _ = blocks(memory, self.block_size)
+        block, _ = blocks(memory, self.block_size, self.block_start)
         count = int(block.max()) + 1
-        weight = representatives(memory, block, self.representatives)[:, None, None, :]
-        index = block[:, None, None, :]
+        share = representatives(memory, block, self.representatives, scores.dtype)[:, :, None, :]
         taken, real = view.taken, view.real[:, None, :, None]
+        used = memory.valid[:, None, None, :]
         if self.retrieval == "segment":
             number = real.sum(2, keepdim=True).clamp_min(1)
-            scores = (scores * real).sum((1, 2), keepdim=True) / number
-            taken = ((taken & real) | ~memory.valid[:, None, None, :]).any(2, keepdim=True)
-            taken = taken.any(1, keepdim=True)
-        shape = (*scores.shape[:3], count)
-        each = index.expand_as(scores)
-        score = scores.new_zeros(shape).scatter_add(-1, each, scores * weight)
-        # a block that nothing stands in, or of which something is read, is no candidate
-        open_slots = (~taken).expand_as(scores)
-        used = memory.valid[:, None, None, :].expand_as(scores)
-        left = scores.new_zeros(shape).scatter_add(-1, each, open_slots.to(scores.dtype))
-        size = scores.new_zeros(shape).scatter_add(-1, each, used.to(scores.dtype))
-        candidate = (left == size) & (size > 0)
+            scores = (scores * real).sum(2, keepdim=True) / number
+            taken = ((taken & real) | ~used).any((1, 2), keepdim=True)
+
+        def by_block(x: Tensor) -> Tensor:
+            """Sum what is said of slots over each block [..., count]."""
+            each = block[:, None, None, :].expand_as(x)
+            return x.new_zeros(*x.shape[:3], count).scatter_add(-1, each, x)
+
+        score = by_block(scores * share)
+        if self.retrieval == "segment":
+            score = score.mean(1, keepdim=True)
+        touched = by_block((taken & used).long()) > 0
+        candidate = ~touched & (by_block(used.long()) > 0)
         best = score.masked_fill(~candidate, float("-inf")).topk(min(self.topk_blocks, count), -1)
-        chosen = candidate.new_zeros(shape).scatter(-1, best.indices, True) & candidate
-        chosen = self._widened(chosen) & candidate
-        visible = chosen.gather(-1, each) & ~view.taken
+        chosen = taken.new_zeros(score.shape).scatter(-1, best.indices, True)
+        chosen = self._widened(chosen & candidate) & candidate
+        read = chosen | touched
+        each = block[:, None, None, :].expand(*read.shape[:3], -1)
+        visible = read.gather(-1, each) & ~view.taken
         return Selection(visible, visible if self.grad_topk else visible.new_zeros(()))
 
     def _widened(self, chosen: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ class Similarity(Reading):
 
     Source: Memorizing Transformers (Wu 2022, arXiv 2203.08913). Best is by the attention logit
     itself, under the position scheme in use, so a top-k of the memory's size is reading all; or,
-    with `metric=cosine`, by the cosine of un-rotated query and key, of which those below
-    `threshold` are not read (Extended Mind, Klett 2023). As in the UniMem authors' code no gradient
+    with `metric=cosine`, by the cosine of query and key as attention turns them (of the un-rotated
+    ones under memory.positions=none), of which those below `threshold` are not read (Extended Mind,
+    Klett 2023, arXiv 2406.02332). As in the UniMem authors' code no gradient
     enters the slots read this way unless `grad_topk` is set. `crossbatch` is as in
     memory.reading=all.
     """
