@@ -6,7 +6,13 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 
 from unimem.data.documents import DataError
 from unimem.data.tokenizer import BEGIN, Tokenizer, cached_bpe, load_hugging_face, pieces, train_bpe
@@ -125,3 +131,48 @@ def test_a_tokenizer_that_is_not_there(tmp_path, name):
         name = str(tmp_path)
     with pytest.raises(DataError, match=rf"data.tokenizer={name} cannot be loaded .*: give bpe,"):
         load_hugging_face(name)
+
+
+def own_tokenizers():
+    """A tokenizer of each family that a model may bring."""
+    sentencepiece = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 259, "ä": 260, "▁ä": 261}
+    sentencepiece |= {f"<0x{b:02X}>": b + 3 for b in range(256)}
+    level = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    level["<|endoftext|>"] = 256
+    return [
+        LlamaTokenizer(vocab=sentencepiece, merges=[("▁", "ä")]),
+        GPT2Tokenizer(vocab=level, merges=[]),
+        Qwen2Tokenizer(vocab=level, merges=[]),
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", own_tokenizers(), ids=lambda t: type(t).__name__)
+def test_what_is_saved_loads_as_what_encoded(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "hub")
+    loaded = load_hugging_face(str(tmp_path / "hub"))
+    loaded.save_pretrained(tmp_path / "run")
+    again = load_hugging_face(str(tmp_path / "run"))
+    assert (again.digest, again.begin) == (loaded.digest, loaded.begin)
+    assert type(AutoTokenizer.from_pretrained(tmp_path / "run")) is type(tokenizer)
+    text = "ä äb €\n"
+    assert next(again.encode([text])).tolist() == next(loaded.encode([text])).tolist()
+
+
+def test_a_trained_bpe_is_saved_for_transformers(tmp_path):
+    BPE.save_pretrained(tmp_path)
+    assert load_hugging_face(str(tmp_path)).digest == BPE.digest
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text, ids in zip(TEXTS, BPE.encode(TEXTS), strict=True):
+        assert tokenizer(text)["input_ids"] == ids.tolist()
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_class_that_would_load_another_tokenizer_is_not_saved(tmp_path):
+    other = own_tokenizers()[0]
+    Tokenizer(BPE._backend, BPE.begin, pretrained=other).save_pretrained(tmp_path)
+    assert load_hugging_face(str(tmp_path)).digest == BPE.digest
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
+    with pytest.raises(DataError, match="there is no such folder"):
+        load_hugging_face(str(tmp_path / "gone"))

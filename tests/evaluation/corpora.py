@@ -34,7 +34,7 @@ def make_corpus(documents, **values) -> Corpus:
         "vocab_size": VOCAB,
         "digest": "0",
         "token_bytes": None,
-        "tokenizer_digest": None,
+        "tokenizer": None,
         "oracle": None,
         "skipped": {},
     }

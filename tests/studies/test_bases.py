@@ -98,8 +98,8 @@ def test_a_cache_does_not_reach_a_base_whose_data_has_none(tmp_path):
     text = ["data=text", f"data.path={tmp_path}", "data.held_out=0.5", f"data.cache={tmp_path}/c"]
     file = study_file(tmp_path, f"base: {json.dumps(['method=vanilla', *BASE])}\nvary: {{seed: 0}}")
     cells = [a for a in CELLS if not a.startswith("data")]
-    (base,) = expand([*cells, file, *text, "injection_layer=0"]).bases
-    assert base.config.data.kind == "markov"
+    with pytest.raises(ConfigError, match="was trained with the markov of 8 tokens, but data=text"):
+        expand([*cells, file, *text, "injection_layer=0"])
 
 
 def test_the_record_says_which_cell_starts_from_which_base(tmp_path):

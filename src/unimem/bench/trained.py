@@ -18,6 +18,7 @@ from unimem.model.recurrence import run
 from unimem.model.supported import head_size
 from unimem.results.records import read_result
 from unimem.training.folder import weights_folder
+from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of
 
 TOKENS = 8192
 """Of held-out text that are read, if there is so much."""
@@ -35,12 +36,14 @@ def recorded_keys(folder: Path) -> Recorded:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         weights, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
+    corpus = build_corpus(with_tokenizer_of(weights, config.data))
+    require_vocabulary(str(weights), corpus, config.data)
     attach(model, config.memory)
     load_memory(model, weights)
     taps: dict[str, list[Tensor]] = {"k": [], "q": []}
     attention = cast(Any, model.base_model).layers[model.config.num_hidden_layers // 2].self_attn
     handles = [_tap(attention, name, head_size(model), into) for name, into in taps.items()]
-    _read(model.eval(), build_corpus(config.data).validation)
+    _read(model.eval(), corpus.validation)
     for handle in handles:
         handle.remove()
     if not taps["k"]:

@@ -128,20 +128,22 @@ def evaluate(
     from unimem.model.attach import attach, load_memory
     from unimem.training.devices import device_type
     from unimem.training.folder import weights_folder
+    from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of
 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    corpus = build_corpus(config.data)
+    weights = weights_folder(run_folder, recorded["config"])
+    corpus = build_corpus(with_tokenizer_of(weights, config.data))
     digest = recorded["corpus"]["digest"]
     if corpus.digest != digest:
         raise ValueError(
             f"data={config.data.kind} is not what the run was trained on: digest "
             f"{corpus.digest[:12]}, but {digest[:12]} then; bring those documents back"
         )
-    weights = weights_folder(run_folder, recorded["config"])
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         weights, local_files_only=True, use_safetensors=True, dtype="auto"
     )
+    require_vocabulary(str(weights), corpus, config.data)
     attach(model, config.memory, config.attention.backend)
     load_memory(model, weights)
     device = torch.device(device_type(config.trainer))

@@ -71,7 +71,7 @@ def _text_corpus(settings: TokenizedSettings, source: Source) -> Corpus:
         vocab_size=tokenizer.vocab_size,
         digest=_digest(*(store.digest for store in stores.values())),
         token_bytes=tokenizer.token_bytes,
-        tokenizer_digest=tokenizer.digest,
+        tokenizer=tokenizer,
         oracle=None,
         skipped={
             f"{reason} ({split})": count

@@ -1,13 +1,31 @@
 """What a corpus is to its users: documents of token ids, and what is known about them."""
 
+import json
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from unimem.data.tokenizer import Tokenizer
+
+VOCABULARY = "unimem_vocabulary"
+"""Entry of a model's `config.json`: the `Corpus.vocabulary` that its weights were trained with."""
 
 
 class DataError(ValueError):
     """The data the user asked for cannot be used; the message says why and what to do."""
+
+
+def trained_vocabulary(folder: Path) -> str | None:
+    """Return the `Corpus.vocabulary` that weights were trained with, where a run recorded it."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    trained = config.get(VOCABULARY) if isinstance(config, dict) else None
+    return trained if isinstance(trained, str) else None
 
 
 class Documents(Protocol):
@@ -68,7 +86,7 @@ class Corpus:
         digest: sha256 of the content (hexadecimal).
         token_bytes: UTF-8 bytes of text behind each token id, `[vocab_size]`, for bits per byte;
             None where tokens are not text.
-        tokenizer_digest: sha256 of the tokenizer; None where there is none.
+        tokenizer: what made the token ids; None where tokens are not text.
         oracle: the best possible loss; None where it is not known.
         skipped: what was left out, by split and reason, and how often.
     """
@@ -79,9 +97,19 @@ class Corpus:
     vocab_size: int
     digest: str
     token_bytes: np.ndarray | None
-    tokenizer_digest: str | None
+    tokenizer: "Tokenizer | None"
     oracle: Oracle | None
     skipped: dict[str, int]
+
+    @property
+    def vocabulary(self) -> str:
+        """Return what the token ids stand for; equal where weights of one fit the other corpus.
+
+        The tokenizer's digest, or kind and size where tokens are not text.
+        """
+        if self.tokenizer is None:
+            return f"{self.name} of {self.vocab_size}"
+        return f"tokenizer {self.tokenizer.digest}"
 
     def summary(self) -> str:
         """Return one line: sizes, vocabulary, digest and what was left out."""

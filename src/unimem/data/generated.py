@@ -63,7 +63,7 @@ def generated_corpus(
         vocab_size=vocab_size,
         digest=_digest(settings, train, validation),
         token_bytes=None,
-        tokenizer_digest=None,
+        tokenizer=None,
         oracle=oracle,
         skipped={},
     )

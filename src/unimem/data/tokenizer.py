@@ -9,13 +9,16 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from unimem.data.documents import DataError
+from unimem.data.documents import DataError, trained_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +39,16 @@ class Tokenizer:
     Args:
         backend: the tokenizer proper.
         begin: id of the token put before each text; None for no such token.
+        pretrained: the Hugging Face tokenizer that `backend` is taken from, if there is one.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, begin: int | None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        begin: int | None,
+        pretrained: "PreTrainedTokenizerFast | None" = None,
+    ):
+        self._pretrained = pretrained
         self._backend = backend
         # The spelling of a special token inside a document is text like any other.
         self._backend.encode_special_tokens = True
@@ -49,8 +59,15 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """Return the sha256 of all that decides how a text is encoded."""
-        return hashlib.sha256(f"{self.begin}\0{self._backend.to_str()}".encode()).hexdigest()
+        """Return the sha256 of all that decides how a text is encoded.
+
+        It is the same for a tokenizer and for its copy that `save_pretrained` wrote: what the
+        Hugging Face class adds (a template for special tokens, truncation, padding) is not used.
+        """
+        parts: dict[str, Any] = json.loads(self._backend.to_str())
+        for unused in ("version", "post_processor", "truncation", "padding"):
+            parts.pop(unused, None)
+        return hashlib.sha256(json.dumps([self.begin, parts]).encode()).hexdigest()
 
     @cached_property
     def token_bytes(self) -> np.ndarray | None:
@@ -104,6 +121,18 @@ class Tokenizer:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(file)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the files that `transformers.AutoTokenizer.from_pretrained(folder)` reads.
+
+        What is loaded from there has the same digest. For a trained BPE, `AutoTokenizer` puts the
+        begin-of-text token before a text as `encode` does.
+        """
+        if self._pretrained is not None:
+            self._pretrained.save_pretrained(folder)
+            if load_hugging_face(str(folder)).digest == self.digest:
+                return
+        _generic(self._backend, self.begin).save_pretrained(folder)
 
     def _encode(self, batch: list[list[str]]) -> Iterator[np.ndarray]:
         encoded = self._encode_pieces([piece for text in batch for piece in text])
@@ -168,8 +197,34 @@ def cached_bpe(file: Path, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def _generic(backend: tokenizers.Tokenizer, begin: int | None) -> "PreTrainedTokenizerFast":
+    """Wrap a tokenizer in the Hugging Face class that takes `tokenizer.json` as it is."""
+    from transformers import PreTrainedTokenizerFast
+
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    if begin is None:
+        return PreTrainedTokenizerFast(tokenizer_object=copy, clean_up_tokenization_spaces=False)
+    token = backend.id_to_token(begin)
+    copy.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, begin)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=copy,
+        bos_token=token,
+        eos_token=token,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds the files of a Hugging Face tokenizer."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+
+
 def load_hugging_face(name: str) -> Tokenizer:
     """Load the tokenizer of a local folder or of a hub id, `org/name` or `org/name@revision`.
+
+    Code that comes with a tokenizer is never run.
 
     Raises:
         DataError: there is none, or it is not of the `tokenizers` library.
@@ -179,12 +234,27 @@ def load_hugging_face(name: str) -> Tokenizer:
 
     folder = Path(name).expanduser()
     hub_id, _, revision = name.partition("@")
+    if not folder.is_dir() and (folder.is_absolute() or name.count("/") > 1 or name[0] in ".~"):
+        raise DataError(
+            f"data.tokenizer={name}: there is no such folder (without data.tokenizer= it is that "
+            "of the model, model.name=)"
+        )
     try:
         if folder.is_dir():
-            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         else:
-            loaded = AutoTokenizer.from_pretrained(hub_id, revision=revision or "main")
+            loaded = AutoTokenizer.from_pretrained(
+                hub_id, revision=revision or "main", trust_remote_code=False
+            )
     except Exception as error:  # many kinds, by what is missing
+        trained = trained_vocabulary(folder)
+        if trained is not None and not trained.startswith("tokenizer "):
+            raise DataError(
+                f"{name} was trained with the {trained} tokens, and holds no tokenizer: "
+                f"use data={trained.split()[0]}, or weights that were trained on text"
+            ) from error
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"data.tokenizer={name} cannot be loaded ({reason}): "
@@ -194,4 +264,5 @@ def load_hugging_face(name: str) -> Tokenizer:
     if backend is None:
         raise DataError(f"data.tokenizer={name} has no tokenizer.json: save it as a fast tokenizer")
     begin = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
-    return Tokenizer(backend, begin=begin)
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    return Tokenizer(copy, begin=begin, pretrained=loaded)

@@ -21,7 +21,8 @@ from unimem.config import (
 from unimem.overrides import literal
 from unimem.settings import Count, PretrainedModel, Settings, describe
 from unimem.training.folder import MODEL, readable_name
-from unimem.training.signature import CELLS, data_digest, signature
+from unimem.training.signature import CELLS, corpus_of, data_digest, signature
+from unimem.training.vocabulary import require_same_vocabulary
 
 
 class SweepOptions(Settings):
@@ -50,6 +51,7 @@ class Cell:
         folder: where it is recorded, whatever the study.
         base: the run whose weights it starts from.
         problem: why it cannot start here, in a study that is only listed: its data is missing.
+        tokenizer: what a cell that starts from this run's weights finds its tokenizer by.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Cell:
     folder: Path
     base: "Cell | None" = None
     problem: str = ""
+    tokenizer: str = "bpe"
 
     def first(self) -> "Cell":
         """Give the run that did not start from another: the cell itself, or its base's first."""
@@ -84,6 +87,8 @@ class Draft:
             problem = str(error)
             if not options.dry_run:
                 raise ConfigError(problem) from None
+        if self.base is not None and not problem:
+            self._require_vocabulary(self.base)
         identity = signature(resolve(self.node), digest)
         started_from = None if self.base is None else self.base.first().config.model
         name = f"{readable_name(self.config, started_from)}-{identity[:12]}"
@@ -96,6 +101,18 @@ class Draft:
             base=self.base,
             problem=problem,
         )
+
+    def _require_vocabulary(self, base: Cell) -> None:
+        """Refuse documents whose token ids are not those that the base's weights are trained on.
+
+        Raises `ConfigError`.
+        """
+        try:
+            trained = corpus_of(base.config.data).vocabulary
+            corpus, weights = corpus_of(self.config.data), str(base.folder / MODEL)
+            require_same_vocabulary(trained, corpus, self.config.data, weights)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self.label}: {error}") from None
 
 
 def make_draft(label: str, overrides: Sequence[str], base: Cell | None = None) -> Draft:
@@ -169,8 +186,7 @@ def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:
         line = given["model"].input_line
         raise ConfigError(f"{line}: the model of a study with base: is its base's")
     model = base.config.model
-    # bpe is the corpus's own tokenizer, which a model from scratch was trained with.
-    tokenizer = model.tokenizer if isinstance(model, PretrainedModel) else "bpe"
+    tokenizer = model.tokenizer if isinstance(model, PretrainedModel) else base.tokenizer
     return [
         "model=hf",
         f"model.name={literal(str((base.folder / MODEL).resolve()))}",

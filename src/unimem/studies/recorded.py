@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from unimem.config import ConfigError, compose_node, resolve
+from unimem.data.tokenizer import holds_tokenizer
 from unimem.memory.plan import DIMENSIONS
 from unimem.overrides import literal
 from unimem.paths import config_root
@@ -30,7 +31,8 @@ def recorded_run(folder: Path) -> Cell:
         raise ConfigError(f"{where}: {error}") from None
     if "signature" not in result:
         raise ConfigError(f"{where}: recorded by an earlier version; run it again")
-    if not (folder / MODEL).is_dir():
+    model = folder / MODEL
+    if not model.is_dir():
         raise ConfigError(f"{where}: it holds no {MODEL}/; name the run that trained its weights")
     try:
         draft = make_draft("base", overrides_of(result["config"]))
@@ -49,6 +51,7 @@ def recorded_run(folder: Path) -> Cell:
         config=draft.config,
         signature=result["signature"],
         folder=folder,
+        tokenizer=str(model.resolve()) if holds_tokenizer(model) else "bpe",
     )
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,6 @@ class ProcessState(Callback):
     ) -> None:
         """Keep this process's part. Raises ValueError if the run cannot go on from it."""
         saved = checkpoint[KEY]
-        if saved["corpus"] != self._corpus_digest:
-            raise ValueError(
-                f"the corpus has changed since the run began (digest {self._corpus_digest[:12]}, "
-                f"it was {saved['corpus'][:12]}); start a new run"
-            )
         if len(saved["processes"]) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(saved['processes'])} processes, but these are "
@@ -112,6 +108,20 @@ def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool
     if on_gpu and not torch.are_deterministic_algorithms_enabled():
         reasons.append("gradients on a GPU are summed in no fixed order")
     return f"exact resume: no, because {', '.join(reasons)}" if reasons else "exact resume: yes"
+
+
+def require_same_corpus(checkpoint: Path, corpus_digest: str) -> None:
+    """Refuse to go on with other documents, before weights meet those of another vocabulary.
+
+    Raises ValueError if the corpus is not the one that the checkpoint was trained on.
+    """
+    # Mapped: of all the tensors none is read.
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    if (before := saved[KEY]["corpus"]) != corpus_digest:
+        raise ValueError(
+            f"the corpus has changed since the run began (digest {corpus_digest[:12]}, "
+            f"it was {before[:12]}); bring those documents back, or start a new run"
+        )
 
 
 def random_state() -> dict[str, Any]:

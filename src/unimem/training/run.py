@@ -23,7 +23,7 @@ from unimem.memory.plan import DIMENSIONS
 from unimem.model.attach import attach, save_memory
 from unimem.model.load import load_model
 from unimem.results.records import RESULT, write_json_atomic
-from unimem.settings import TrainerSettings
+from unimem.settings import PretrainedModel, TrainerSettings
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -49,10 +49,11 @@ from unimem.training.folder import (
 )
 from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
 from unimem.training.module import LitUniMem
-from unimem.training.resume import ProcessState
+from unimem.training.resume import ProcessState, require_same_corpus
 from unimem.training.signals import StopSignals
 from unimem.training.signature import signature
 from unimem.training.start import start_memory
+from unimem.training.vocabulary import require_vocabulary, save_vocabulary
 
 if TYPE_CHECKING:
     from unimem.training.mirror import Mirror
@@ -101,6 +102,11 @@ class _Run:
             torch.set_num_threads(settings.threads)
         seed_everything(config.seed, verbose=False)
         self.corpus = build_corpus(config.data)
+        self.checkpoint = newest_valid(self.path / CHECKPOINTS)
+        if self.checkpoint is not None:
+            require_same_corpus(self.checkpoint, self.corpus.digest)
+        if isinstance(config.model, PretrainedModel):
+            require_vocabulary(config.model.name, self.corpus, config.data)
         self.config = _with_steps(config, self.corpus.train)
         self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
         _require_trainable(self.model, settings)
@@ -115,7 +121,7 @@ class _Run:
     def to_the_end(self) -> None:
         """Train, evaluate, record."""
         checkpoints = self.path / CHECKPOINTS
-        checkpoint = newest_valid(checkpoints)
+        checkpoint = self.checkpoint
         self.announce(self.headline(checkpoint))
         with ExitStack() as stack:
             file = MetricsFile(self.path / METRICS)
@@ -225,6 +231,7 @@ class _Run:
         model = weights_folder(self.path, self.resolved)
         if model == self.path / MODEL:
             self.model.save_pretrained(model)
+            save_vocabulary(self.model, self.corpus, model)
             save_memory(self.model, model)
         cast(torch.nn.Module, self.model).to(self.device)
         evaluation = evaluate_all(
@@ -253,6 +260,7 @@ class _Run:
             "precision": self.precision,
             "corpus": {
                 "digest": self.corpus.digest,
+                "vocabulary": self.corpus.vocabulary,
                 "summary": self.corpus.summary(),
                 "skipped": self.corpus.skipped,
             },

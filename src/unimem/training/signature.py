@@ -48,6 +48,9 @@ def signature(resolved: dict[str, Any], data_digest: str) -> str:
     model = settings["model"]
     if model["kind"] == "pretrained":
         settings["model"] = model | {"name": _weights(model["name"])}
+    # What a tokenizer decides is in the tokens' digest; the same one may lie in several places.
+    for node in ("data", "model"):
+        settings[node].pop("tokenizer", None)
     parts = [settings, code_digest(), data_digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
