@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from unimem.config import ConfigError, compose
+from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.memory.plan import DIMENSIONS, option_names
 from unimem.paths import config_root
 
@@ -84,7 +84,21 @@ def test_a_position_scheme_takes_its_knobs():
     [
         (["memory.tpok=32"], ["memory.tpok"]),
         (["memory.reading=nope"], ["memory.reading=nope", *option_names("reading")]),
-        (["injection_layer=99"], ["injection_layer=99", "22 layers (0..21)"]),
+        (["injection_layer=99"], ["injection_layer=99", "22 layers (0..21)", "injection_layer=21"]),
+        (["injection_layer=-23"], ["injection_layer=-23", "22 layers (0..21)"]),
+        (["injection_layer=1.5"], ["injection_layer: a layer is an index", "got 1.5"]),
+        (["injection_layer=true"], ["injection_layer: a layer is an index", "got True"]),
+        (["memory.injection.layers=[]"], ["at least one layer"]),
+        (["memory.injection.layers=[[1]]"], ["memory.injection.layers: a layer is an index"]),
+        (["memory.injection.layers=top"], ["upper_half or lower_half", "top"]),
+        (
+            ["model.num_layers=4", "memory.injection.layers=[2,11]"],
+            ["4 layers (0..3)", "injection_layer=3", "memory.injection.layers=upper_half"],
+        ),
+        (["memory.reading.similarity='a b'"], ["memory.reading.similarity='a b'", "memory.topk="]),
+        (["trainer.learning_rate=1e300"], ["trainer.learning_rate", "less than or equal to 1000"]),
+        (["trainer.learning_rate=inf"], ["trainer.learning_rate"]),
+        (["trainer.max_steps=1.5"], ["trainer.max_steps", "1.5"]),
         (["memory.injection.layers=[3,22]"], ["memory.injection.layers=[3, 22]", "(0..21)"]),
         (["memory.reading=position", "memory.topk=3"], ["memory.topk"]),
         (
@@ -99,7 +113,7 @@ def test_a_position_scheme_takes_its_knobs():
         (["method=rmt", "memory.bptt_segments=0"], ["memory.bptt_segments=0", "learn nothing"]),
         (["method=longformer", "memory.size=100"], ["memory.size=100", "segment_length=512"]),
         (["memory.injection=single"], ["injection_layer=N"]),
-        (["memory.topk=[1,2]"], ["memory.topk=[1, 2] has 2 entries for 1 layers"]),
+        (["memory.topk=[1,2]"], ["memory.topk=[1, 2] has 2 entries for 1 layer with"]),
         (["memory.management=[fifo,unbounded]"], ["one management"]),
         (["memory.reading=[none,all]"], ["mixes none"]),
         (["+memory.foo=3"], ["memory.foo is not used"]),
@@ -142,6 +156,86 @@ def test_authors_presets():
     assert unimix.layers[11].management.size == 10240
     assert (unimix.soft.num_soft_tokens, unimix.soft.soft_segments) == (40, 1)
     assert compose("method=vanilla").memory.plan(22).layers == {}
+
+
+PAPER = {  # the layers of 22 that the presets name
+    "custom": [11],
+    "unimix": [*range(11, 22)],
+    "unlimiformer": [*range(11, 22)],
+    "memorizing_transformer": [11, 21],
+    "focused_transformer": [6, 12, 18],
+    "longmem": [14],
+    "block_recurrent": [16],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_a_model_of_any_depth(method):
+    memory = compose(f"method={method}", "model.num_layers=2").memory
+    for depth in (1, 2, 4, 6, 22, 32, 33):
+        layers = memory.layers(depth)
+        assert list(layers) == sorted({*layers}) and {*layers} <= {*range(depth)}
+        assert tuple(memory.plan(depth).layers) == layers
+        assert memory.flat(depth).get("memory.layers", []) == list(layers)
+        if method in ("unimix", "unlimiformer"):
+            assert list(layers) == [*range(depth // 2, depth)]
+    if method in PAPER:
+        assert list(memory.layers(22)) == PAPER[method]
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [
+        ("[0]", [0]),
+        ("[-1]", [31]),
+        ("-32", [0]),
+        ("[1.0]", [31]),
+        ("[1]", [1]),
+        ("[0.0,0.5,0.25]", [0, 8, 16]),
+        ("[16,0.5,-16]", [16]),
+        ("lower_half", [*range(16)]),
+        ("[upper_half,0]", [0, *range(16, 32)]),
+    ],
+)
+def test_layers_are_named_from_either_end_or_by_depth(given, layers):
+    config = compose(f"memory.injection.layers={given}", "model.num_layers=32")
+    assert list(config.memory.plan(32).layers) == layers
+
+
+@pytest.mark.parametrize(("given", "layer"), [("-1", 21), ("0.5", 11), ("1.0", 21), ("0.0", 0)])
+def test_one_layer_by_its_depth(given, layer):
+    memory = compose(f"injection_layer={given}").memory
+    assert list(memory.plan(22).layers) == [layer]
+
+
+def test_a_model_of_unknown_depth_is_planned_all_the_same():
+    config = compose("model=hf", "model.name=some/where", "method=unimix")
+    assert config.num_layers() is None
+    assert config.memory.plan(None).soft and config.memory.plan(None).layers
+    assert list(config.memory.plan(40).layers) == [*range(20, 40)]
+
+
+SAME = [
+    (["memory.positions=true"], ["memory.positions='true'"]),
+    (["memory.positions=True"], ["memory.positions='true'"]),
+    (["memory.grad_topk=True"], ["memory.grad_topk=true"]),
+    (["trainer.learning_rate=1e-3"], ["trainer.learning_rate=0.001"]),
+    (["trainer.max_steps=1e3"], ["trainer.max_steps=1000"]),
+    (["trainer.weight_decay=0"], ["trainer.weight_decay=0.0"]),
+    (["memory.topk=4.0"], ["memory.topk=4"]),
+    (["memory.threshold=0", "memory.metric=cosine"],
+     ["memory.threshold=0.0", "memory.metric=cosine"]),
+    (["memory.injection.layers=[3]"], ["memory.injection.layers=[3 ]"]),
+    (["memory.injection.layers=[3]"], ["memory.injection.layers=3"]),
+    (["memory.injection.layers=[5,3]"], ["memory.injection.layers=[3, 5, 5]"]),
+    (["memory.reading=[position,similarity]"], ["memory.reading=[similarity,position]"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_equal_settings_are_recorded_alike(one, other):
+    assert resolve(compose_node("train", one)) == resolve(compose_node("train", other))
+    assert compose(*one) == compose(*other)
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)

@@ -7,8 +7,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from types import UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Annotated, Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from unimem.data.settings import DataSettings
-from unimem.memory.plan import PlanError
+from unimem.memory.depth import Place, in_order
+from unimem.memory.plan import DIMENSIONS, PlanError, field_types, known_option
 from unimem.memory.settings import MemorySettings
 from unimem.overrides import OverrideError, as_written, parse_lines, quoted
 from unimem.paths import config_root, own_config
@@ -29,10 +29,12 @@ from unimem.settings import (
     LoggerSettings,
     MethodSettings,
     ModelSettings,
-    ScratchModel,
     Settings,
     TrainerSettings,
+    as_declared,
     describe,
+    known_layers,
+    parts,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Config(Settings):
     study: Name
     name: Name | None
     resume: bool
-    injection_layer: int | None
+    injection_layer: Place | None
     method: MethodSettings
     memory: MemorySettings
     model: ModelSettings
@@ -77,35 +79,41 @@ class Config(Settings):
 
     def num_layers(self) -> int | None:
         """Say how many layers the model has, if that is known before it is loaded."""
-        model = self.model
-        return model.num_layers if isinstance(model, ScratchModel) else model.known_layers()
+        return known_layers(self.model)
 
     def segments_per_step(self) -> int:
         """Say how many segments of a row one training step reads."""
         return self.trainer.segments_per_step or self.memory.bptt_segments + 1
 
 
-def _text_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Name the settings that hold text and never a number."""
+def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the settings of a model and of those below it, with their types."""
     for name, field in model.model_fields.items():
-        parts = list(_parts(field.annotation))
-        for part in parts:
+        yield f"{prefix}{name}", field.annotation
+        for part in parts(field.annotation):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _text_settings(part, f"{prefix}{name}.")
-        if str in parts and not {int, float, bool} & set(parts):
-            yield f"{prefix}{name}"
+                yield from _declared(part, f"{prefix}{name}.")
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
-    """Give the types of a union, without what annotates them."""
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        for part in get_args(annotation):
-            yield from _parts(part)
-    else:
-        yield annotation
+def _settings() -> dict[str, tuple[Any, ...]]:
+    found: dict[str, list[Any]] = {}
+    for name, annotation in _declared(Config):
+        found.setdefault(name, []).append(annotation)
+    return {name: tuple(annotations) for name, annotations in found.items()}
 
 
-TEXT_SETTINGS = frozenset({*_text_settings(Config), "run", "base", "sweeps"})
+SETTINGS = _settings()
+"""The types of every setting but the knobs of memory's options; a group may declare several."""
+
+
+def _is_text(annotations: Sequence[Any]) -> bool:
+    kinds = {part for annotation in annotations for part in parts(annotation)}
+    return str in kinds and not kinds & {int, float, bool}
+
+
+TEXT_SETTINGS = frozenset(
+    {*(k for k, v in SETTINGS.items() if _is_text(v)), "run", "base", "sweeps"}
+)
 """Settings that are text whatever they look like: `name=2026`, `data.path=1e3`."""
 
 
@@ -225,7 +233,62 @@ def resolve(node: DictConfig) -> dict[str, Any]:
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
     _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
-    return values
+    return _canonical(values)
+
+
+def _canonical(values: dict[str, Any]) -> dict[str, Any]:
+    """Write equal settings alike, so that they are one run: `1e3` and `1000`, `true` and `'true'`.
+
+    What is wrong stays as it is; it is told when the settings are checked.
+    """
+    memory = values["memory"]
+    if str(memory.get("positions")).lower() == "true":  # a scheme that YAML takes for a truth value
+        memory["positions"] = "true"
+    knobs = knob_types(memory)
+    return {
+        key: {k: _of_memory(k, entry, knobs) for k, entry in memory.items()}
+        if key == "memory"
+        else _of_group(key, value)
+        for key, value in values.items()
+    }
+
+
+def _of_group(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        given = cast(dict[str, Any], value)
+        return {key: _of_group(f"{name}.{key}", entry) for key, entry in given.items()}
+    return as_declared(value, SETTINGS.get(name, ()))
+
+
+def _of_memory(name: str, value: Any, knobs: dict[str, Any]) -> Any:
+    if name not in DIMENSIONS or not isinstance(value, dict):
+        hints = SETTINGS.get(f"memory.{name}", ()) or ((knobs[name],) if name in knobs else ())
+        return as_declared(value, hints)
+    found: dict[str, Any] = {}
+    for option, given in cast(dict[str, Any], value).items():
+        if name == "injection" and option == "layers":
+            given = in_order(given if isinstance(given, list) else [given])
+        elif isinstance(given, dict):
+            fields = cast(dict[str, Any], given)
+            given = {
+                k: as_declared(v, (knobs[k],) if k in knobs else ()) for k, v in fields.items()
+            }
+        found[option] = given
+    return found
+
+
+def knob_types(memory: dict[str, Any]) -> dict[str, Any]:
+    """Give the types of the knobs that the chosen options and the position scheme declare."""
+    chosen = [
+        (dimension, str(name))
+        for dimension in DIMENSIONS
+        if isinstance(memory.get(dimension), dict)
+        for name in memory[dimension]
+    ]
+    chosen.append(("positions", str(memory.get("positions", "zero"))))
+    return {
+        k: v for option in chosen if known_option(*option) for k, v in field_types(*option).items()
+    }
 
 
 def validate(node: DictConfig) -> Config:
@@ -246,7 +309,8 @@ def validate(node: DictConfig) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_report(_lines(error) + _plan_problems(values["memory"], None))) from None
+        problems = _lines(error) + _plan_problems(values["memory"], None)
+        raise ConfigError(_report(list(dict.fromkeys(problems)))) from None
     problems = _plan_problems(values["memory"], config.num_layers())
     if problems:
         raise ConfigError(_report(problems))

@@ -6,21 +6,23 @@ Defaults live in the yaml files of `conf/`, one comment a line; here are types a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Backend = Literal["auto", "reference", "sdpa", "flex", "flash"]
 
 
 class Settings(BaseModel):
-    """Strict, frozen, and closed to unknown keys."""
+    """Strict, frozen, and closed to unknown keys, to infinities and to NaN."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ScratchModel(Settings):
@@ -66,6 +68,11 @@ class PretrainedModel(Settings):
 
 
 ModelSettings = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]
+
+
+def known_layers(model: ScratchModel | PretrainedModel) -> int | None:
+    """Say how many layers a model has, if that is known before it is loaded."""
+    return model.num_layers if isinstance(model, ScratchModel) else model.known_layers()
 
 
 class TrainerSettings(Settings):
@@ -136,6 +143,30 @@ class MethodSettings(Settings):
     paper: str
     exact: bool
     note: str
+
+
+def parts(annotation: Any) -> Iterator[Any]:
+    """Give the types of a union or of a list's entries, without what annotates them."""
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
+        for part in get_args(annotation):
+            yield from parts(part)
+    else:
+        yield annotation
+
+
+def as_declared(value: Any, annotations: Sequence[Any]) -> Any:
+    """Write a number in the form that its setting declares: 1e3 as 1000, or 1 as 1.0.
+
+    A value that is not such a number stays as it is.
+    """
+    if isinstance(value, list):
+        return [as_declared(entry, annotations) for entry in cast(list[Any], value)]
+    kinds = {part for annotation in annotations for part in parts(annotation)}
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+        return float(value) if int not in kinds and abs(value) < 2**53 else value
+    return value
 
 
 def describe(error: dict[str, Any], prefix: str = "") -> str:

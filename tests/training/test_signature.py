@@ -37,6 +37,22 @@ def test_what_can_change_a_number_counts(plain, override):
     assert of(override) != plain
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["injection_layer=-1"], ["injection_layer=1"]),
+        (["injection_layer=0.5"], ["injection_layer=1"]),
+        (["memory.injection=layers", "memory.injection.layers=upper_half"],
+         ["memory.injection=layers", "memory.injection.layers=[1]"]),
+        (["memory.positions=true"], ["memory.positions='true'"]),
+        (["memory.size=[12,12]"], ["memory.size=12"]),
+        (["trainer.max_steps=1e1"], ["trainer.max_steps=10"]),
+    ],
+)  # fmt: skip
+def test_equal_settings_are_one_run(one, other):
+    assert of(*one) == of(*other)
+
+
 def test_the_corpus_counts(plain):
     assert of(digest="e") != plain
 

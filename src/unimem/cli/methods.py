@@ -54,17 +54,13 @@ def _option(dimension: str, name: str, given: Any) -> str:
     """Name an option and its budgets, but for those that are as they would be anyway."""
     usual = {field.name: field.default for field in fields(option_class(dimension, name))}
     shown = ", ".join(
-        _span(value) if key == "indices" else f"{key} {'null' if value is None else value}"
+        ", ".join(map(str, value))
+        if key == "indices"
+        else f"{key} {'null' if value is None else value}"
         for key, value in option_fields(dimension, name, given).items()
         if value != usual[key]
     )
     return f"{name} ({shown})" if shown else name
-
-
-def _span(values: list[int]) -> str:
-    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]}-{values[-1]}"
-    return ", ".join(map(str, values))
 
 
 if __name__ == "__main__":

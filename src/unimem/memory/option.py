@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from unimem.memory.writing.base import Writing
 
 option = partial(
-    dataclass, frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid")
+    dataclass,
+    frozen=True,
+    kw_only=True,
+    config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False),
 )
 
 Fusion = Literal["joint", "gated", "grouped"]

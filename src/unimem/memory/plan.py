@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Reading
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
 from unimem.paths import own_config
+from unimem.words import counted
 
 DIMENSIONS = ("management", "writing", "reading", "injection")
 
@@ -228,6 +229,18 @@ def option_class(dimension: str, name: str) -> type[Any]:
     return found
 
 
+def known_option(dimension: str, name: str) -> bool:
+    """Say whether there is such an option."""
+    return name in option_names(dimension)
+
+
+def field_types(dimension: str, name: str) -> dict[str, Any]:
+    """Give the types of an option's fields, which are the knobs that it declares."""
+    declared = option_class(dimension, name)
+    hints = get_type_hints(declared, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(declared)}
+
+
 def _own_module(dimension: str, name: str) -> ModuleType | None:
     """Load an option's file from the user's own folder, once; None if it is not there."""
     own = own_config()
@@ -252,8 +265,13 @@ def option_fields(dimension: str, name: str, given: Any) -> dict[str, Any]:
     """Spell out the fields that a configuration gives for an option."""
     if isinstance(given, Mapping):
         return dict(cast(Mapping[str, Any], given))
-    (only,) = fields(option_class(dimension, name))
-    return {only.name: given}
+    declared = fields(option_class(dimension, name))
+    if len(declared) != 1:
+        names = " ".join(f"memory.{field.name}=..." for field in declared) or "none"
+        raise PlanError(
+            [f"memory.{dimension}.{name}={given!r} is not a value of it; its settings: {names}"]
+        )
+    return {declared[0].name: given}
 
 
 def build(dimension: str, choice: Choice, place: int = 0, count: int | None = None) -> list[Any]:
@@ -284,8 +302,9 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
                     continue
                 if count is not None and len(entries) != count:
                     problems.append(
-                        f"memory.{key}={entries} has {len(entries)} entries for {count} layers "
-                        "with memory; give one number, or one for each layer"
+                        f"memory.{key}={entries} has {counted(len(entries), 'entry', 'entries')} "
+                        f"for {counted(count, 'layer')} with memory; give one number, or one for "
+                        "each layer"
                     )
                 values[key] = entries[place] if place < len(entries) else entries[0]
         try:
@@ -299,7 +318,8 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
                         f"set it with +{path}=..."
                     )
                     continue
-                problems.append(f"{path}: {item['msg']} (got {item['input']!r})")
+                message = item["msg"].removeprefix("Value error, ")
+                problems.append(f"{path}: {message} (got {item['input']!r})")
     if problems:
         raise PlanError(problems)
     return built
@@ -312,16 +332,28 @@ def _flat_name(dimension: str, name: str, loc: list[str]) -> str:
 
 
 def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:
-    """Give the layers that have memory; raise `PlanError` for one that the model lacks."""
+    """Give the layers that have memory; raise `PlanError` for one that the model lacks.
+
+    Of a model whose depth is not known yet (None), indices are as they are named, and what is
+    named by its depth stands as layer 0.
+    """
     chosen: list[Injection] = build("injection", choice)
     layers = sorted({layer for option in chosen for layer in option.layers(num_layers or 1)})
-    if num_layers is not None and layers and layers[-1] >= num_layers:
-        name = "injection_layer" if "single" in choice else "memory.injection.layers"
-        given = layers[0] if "single" in choice else layers
+    if num_layers is None:
+        return tuple(sorted({max(0, layer) for layer in layers}))
+    lacking = [layer for layer in layers if not 0 <= layer < num_layers]
+    if lacking:
+        key = next((key for key in ("single", "layers") if key in choice), None)
+        name = {"single": "injection_layer", "layers": "memory.injection.layers"}.get(key or "")
+        given = option_fields("injection", key, choice[key]).popitem()[1] if key else lacking
+        last = num_layers - 1
         raise PlanError(
             [
-                f"{name}={given} but the model has {num_layers} layers (0..{num_layers - 1}); "
-                f"layers count from 0"
+                f"{name or 'memory.injection'}={given} but the model has "
+                f"{counted(num_layers, 'layer')} (0..{last}); layers count from 0: for example "
+                f"injection_layer={last}, "
+                f"memory.injection.layers={sorted({last // 2, last})}, or at any depth "
+                "memory.injection.layers=upper_half, injection_layer=-1"
             ]
         )
     return tuple(layers)

@@ -13,6 +13,7 @@ from unimem.memory.plan import (
     Choice,
     MemoryPlan,
     PlanError,
+    injected_layers,
     make_plan,
     option_class,
     option_fields,
@@ -23,7 +24,7 @@ from unimem.memory.writing.base import InputWriting, LayerWriting
 
 def _yaml_true(value: Any) -> Any:
     """Read the word `true`, which YAML and the command line take for a truth value."""
-    return "true" if value is True else value
+    return "true" if str(value).lower() == "true" else value
 
 
 class MemorySettings(BaseModel):
@@ -93,8 +94,11 @@ class MemorySettings(BaseModel):
             return ", ".join(f"memory.{d}={self.label(d)}" for d in DIMENSIONS)
         return "+".join(sorted(self.choice(dimension)))
 
-    def flat(self) -> dict[str, Any]:
-        """Give the four dimensions and their budgets as flat keys, to filter and group runs by."""
+    def flat(self, num_layers: int | None = None) -> dict[str, Any]:
+        """Give the four dimensions and their budgets as flat keys, to filter and group runs by.
+
+        Of a model of `num_layers` layers, `memory.layers` are the indices of those with memory.
+        """
         flat: dict[str, Any] = {f"memory.{d}": self.label(d) for d in DIMENSIONS}
         for dimension in DIMENSIONS:
             for name, given in self.choice(dimension).items():
@@ -108,7 +112,14 @@ class MemorySettings(BaseModel):
             for key in ("segment_length", "positions", "fusion", "local", "bptt_segments")
             if key in self.model_fields_set
         }
-        return flat | {f"memory.{key}": value for key, value in self.scheme()[1].items()}
+        flat |= {f"memory.{key}": value for key, value in self.scheme()[1].items()}
+        if num_layers is not None and (layers := self.layers(num_layers)):
+            flat["memory.layers"] = list(layers)
+        return flat
+
+    def layers(self, num_layers: int | None) -> tuple[int, ...]:
+        """Give the indices of the layers with memory. Raises `PlanError` as `injected_layers`."""
+        return injected_layers(self.injection, num_layers)
 
     def plan(self, num_layers: int | None) -> MemoryPlan:
         """Build the options for a model of `num_layers` layers. Raises `PlanError`.

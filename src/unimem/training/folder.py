@@ -139,7 +139,10 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
     else:
         path = Path(model.name)
         shape = path.parent.name if path.name == MODEL else path.name
+    depth = config.num_layers()
     layer = [] if config.injection_layer is None else [f"l{config.injection_layer}"]
+    if layer and depth is not None:
+        layer = [f"l{index}" for index in config.memory.layers(depth)]
     return "-".join([config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"])
 
 

@@ -248,7 +248,7 @@ class _Run:
             "seed": self.config.seed,
             "signature": signature(self.resolved, self.corpus.digest),
             "method": self.config.method.name,
-            "memory": self.config.memory.flat(),
+            "memory": self.config.memory.flat(self.model.config.num_hidden_layers),
             "steps": self.config.trainer.steps,
             "parameters": num_parameters(self.model),
             "state_bytes_per_row": self.state_bytes,

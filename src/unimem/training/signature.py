@@ -6,10 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
+from unimem.memory.depth import layer_at, layers_at
+from unimem.memory.plan import DIMENSIONS, option_class
 from unimem.paths import own_config
+from unimem.settings import ModelSettings, known_layers
 from unimem.training.folder import MODEL
 
 CELLS = "cells"
@@ -44,7 +49,8 @@ def signature(resolved: dict[str, Any], data_digest: str) -> str:
         resolved: the settings as a run records them.
         data_digest: `Corpus.digest` of the run's corpus.
     """
-    settings = _without(resolved, WITHOUT_EFFECT)
+    settings = _without(_by_index(resolved), WITHOUT_EFFECT)
+    settings["memory"] = _one_for_all(settings["memory"])
     model = settings["model"]
     if model["kind"] == "pretrained":
         settings["model"] = model | {"name": _weights(model["name"])}
@@ -53,6 +59,40 @@ def signature(resolved: dict[str, Any], data_digest: str) -> str:
         settings[node].pop("tokenizer", None)
     parts = [settings, code_digest(), data_digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _by_index(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Name layers by their indices where the model's depth is known, however they were named."""
+    depth = known_layers(TypeAdapter(ModelSettings).validate_python(resolved["model"]))
+    if depth is None:
+        return resolved
+    memory, layer = resolved["memory"], resolved["injection_layer"]
+    injection = dict(memory["injection"])
+    if "layers" in injection:
+        injection["layers"] = list(layers_at(injection["layers"], depth))
+    if "single" in injection:
+        injection["single"] = layer = layer_at(layer, depth)
+    return resolved | {"injection_layer": layer, "memory": memory | {"injection": injection}}
+
+
+def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
+    """Write a budget once if it is the same for every layer with memory."""
+    lists = {
+        name
+        for dimension in DIMENSIONS
+        for option in memory[dimension]
+        for name in option_class(dimension, option).list_fields
+    }
+
+    def once(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: once(k, v) for k, v in value.items()}
+        if key in ("layers", "indices") or not isinstance(value, list) or not value:
+            return value
+        alike = all(entry == value[0] for entry in value)
+        return value[0] if alike and (key not in lists or isinstance(value[0], list)) else value
+
+    return once("memory", memory)
 
 
 @cache

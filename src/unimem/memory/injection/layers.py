@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import final
 
-from pydantic import Field
-
+from unimem.memory.depth import Places, layers_at
 from unimem.memory.injection.base import Injection
 from unimem.memory.option import option
 
@@ -13,10 +12,14 @@ from unimem.memory.option import option
 @final
 @option
 class Layers(Injection):
-    """Memory in the layers of a list (Memorizing Transformer, UniMix)."""
+    """Memory in the layers of a list (Memorizing Transformer, UniMix).
 
-    indices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    `indices` has indices from 0, negative ones from the last layer, fractions of the depth (0.5 is
+    the first layer of the upper half, 1.0 the last layer), and the names upper_half and lower_half.
+    """
+
+    indices: Places
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give the list, in order."""
-        return tuple(sorted(set(self.indices)))
+        """Give the layers, in order."""
+        return layers_at(self.indices, num_layers)

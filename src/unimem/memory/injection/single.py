@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import final
 
-from pydantic import Field
-
+from unimem.memory.depth import Place, layer_at
 from unimem.memory.injection.base import Injection
 from unimem.memory.option import option
 
@@ -13,10 +12,13 @@ from unimem.memory.option import option
 @final
 @option
 class SingleLayer(Injection):
-    """Memory in the one layer `injection_layer` (the paper's injection study)."""
+    """Memory in the one layer `injection_layer` (the paper's injection study).
 
-    layer: Annotated[int, Field(ge=0)]
+    An index from 0, a negative one from the last layer, or a fraction of the depth.
+    """
+
+    layer: Place
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Give that layer."""
-        return (self.layer,)
+        return (layer_at(self.layer, num_layers),)
