@@ -107,7 +107,7 @@ def test_3_full_context_memory_is_the_full_context_model(heads, length):
     expected = plain(ids).logits
     token_nll(expected[:, :-1], ids[:, 1:]).mean().backward()
     model = attach(make_model(**heads), make_memory(length, bptt_segments=99))
-    got = read(model, ids)
+    got = read(model, ids, gradient=True)
     close(got.logits, expected)
     got.nll[:, 1:].mean().backward()
     for name, gradient in gradients(plain).items():
@@ -137,7 +137,7 @@ def test_5_fifo_keeps_exactly_the_last_positions(size):
     model = attach(make_model(), make_memory(8, management={"fifo": {"size": size}}))
     bank = None
     for end, part in zip((8, 16, 24, 29), tokens(2, 29).split(8, 1), strict=True):
-        bank = read(model, part, bank=bank).bank
+        bank = read(model, part, bank=bank, end=True).bank
         for memory in bank.layers.values():
             expected = torch.arange(max(end - size, 0), end).expand(2, -1)
             assert torch.equal(memory.positions, expected)
@@ -349,7 +349,7 @@ def test_layer_parallel_is_segment_by_segment(heads, kind):
     for segments_per_call in (1, 2, 99):
         choices = KINDS[kind] | {"bptt_segments": 9}
         model = attach(make_model(**heads), make_memory(8, **choices))
-        got = read(model, ids, segments_per_call=segments_per_call)
+        got = read(model, ids, segments_per_call=segments_per_call, gradient=True)
         got.nll[:, 1:].mean().backward()
         found.append((got.logits, gradients(model)))
     for logits, gradient in found[1:]:

@@ -139,7 +139,7 @@ def test_crossbatch_reads_other_rows_in_training_only():
     model = attach(make_model(), small_memory("focused_transformer", 8, *more))
     for training, others in ((True, 1), (False, 0)):
         model.train(training)
-        found = read(model, ids).logits
+        found = read(model, ids, gradient=True).logits
         plain = make_model()
         expected = focused_transformer.logits(
             plain, ids, length=8, layers=(0, 2), crossbatch=others
@@ -158,7 +158,7 @@ def test_crossbatch_reads_other_rows_in_training_only():
 @pytest.mark.parametrize("method", ["h2o", "tova"])
 def test_evicted_heads_keep_their_budget_and_the_newest(method):
     recent = 3 if method == "h2o" else 0
-    bank = read(attach(make_model(), small_memory(method)), IDS).bank
+    bank = read(attach(make_model(), small_memory(method)), IDS, end=True).bank
     for memory in bank.layers.values():
         assert len(memory) == 7 and memory.used.all()
         assert memory.places.shape[1] == (2 if method == "h2o" else 1)
@@ -170,7 +170,7 @@ def test_evicted_heads_keep_their_budget_and_the_newest(method):
 
 
 def test_pinned_tokens_stay_beside_exactly_the_newest():
-    bank = read(attach(make_model(), small_memory("streaming_llm")), IDS).bank
+    bank = read(attach(make_model(), small_memory("streaming_llm")), IDS, end=True).bank
     expected = [0, 1, 2, *range(29, 37)]
     assert bank.layers[0].positions.tolist() == [expected, expected]
 
@@ -268,7 +268,7 @@ def test_a_matrix_stays_finite_and_exact_under_autocast():
     with torch.no_grad():
         model.model.layers[0].self_attn.k_proj.weight.mul_(1e3)
     with torch.autocast("cpu", torch.bfloat16):
-        got = read(model, IDS)
+        got = read(model, IDS, gradient=True)
     got.nll[:, 1:].mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert got.bank.layers[0].matrix.dtype == torch.float32

@@ -55,7 +55,7 @@ def test_method_is_its_reference(method, kv_heads):
         ids = tokens(2, count, seed + 10)
         reach = [] if method == "vanilla" else ["memory.bptt_segments=99"]
         model, plain = build(method, kv_heads, length, seed, *reach, *SMALL[method].proof)
-        got = read(model, ids, segments_per_call=99)
+        got = read(model, ids, segments_per_call=99, end=True, gradient=True)
         given = budgets(method, model)
         layers = SMALL[method].layers
         expected = reference(plain, ids, length=length, layers=layers, **given)

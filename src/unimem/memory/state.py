@@ -1,10 +1,10 @@
-"""The values that travel: a layer's memory, a finished segment, soft tokens, and the bank.
+"""The values that travel: a layer's memory, a segment finished or open, soft tokens, and the bank.
 
 Shapes: B rows, G key-value heads, M slots, D head size, n soft tokens, K kept
-states, E hidden size.
+states, E hidden size, R text tokens of an open segment.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,6 +139,53 @@ class Memory:
             matrix = matrix.masked_fill(rows[:, None, None, None], 0)
         return replace(self, positions=self.positions.masked_fill(each, FREE), matrix=matrix)
 
+    @classmethod
+    def join(cls, parts: "Sequence[Memory]") -> "Memory":
+        """Put the rows of several memories behind each other; a shorter one gets free slots.
+
+        A note or a matrix that one of them lacks is 0 there.
+        """
+        slots = max(len(part) for part in parts)
+        heads = max(part.places.shape[1] for part in parts)
+        per_head = any(part.positions.ndim == 3 for part in parts)
+        names = sorted({name for part in parts for name in part.notes})
+        first = {name: next(p.notes[name] for p in parts if name in p.notes) for name in names}
+        matrix = next((part.matrix for part in parts if part.matrix is not None), None)
+
+        def along_slots(x: Tensor, value: int = 0) -> Tensor:
+            missing = slots - x.shape[2]
+            pad = x.new_full((*x.shape[:2], missing, *x.shape[3:]), value)
+            return torch.cat([pad, x], 2) if missing else x
+
+        def places(part: Memory) -> Tensor:
+            positions = along_slots(part.places, FREE)
+            return positions.expand(-1, heads, -1) if per_head else positions[:, 0]
+
+        def note(part: Memory, name: str) -> Tensor:
+            like, rows = first[name], part.keys.shape[0]
+            if name not in part.notes:
+                return like.new_zeros(rows, like.shape[1], slots)
+            return along_slots(part.notes[name])
+
+        def joined(name: str) -> Tensor:
+            notes = [note(part, name) for part in parts]
+            most = max(each.shape[1] for each in notes)
+            return torch.cat([each.expand(-1, most, -1) for each in notes])
+
+        def summed(part: Memory) -> Tensor:
+            assert matrix is not None
+            if part.matrix is not None:
+                return part.matrix
+            return matrix.new_zeros(part.keys.shape[0], *matrix.shape[1:])
+
+        return cls(
+            torch.cat([along_slots(part.keys) for part in parts]),
+            torch.cat([along_slots(part.values) for part in parts]),
+            torch.cat([places(part) for part in parts]),
+            {name: joined(name) for name in names},
+            None if matrix is None else torch.cat([summed(part) for part in parts]),
+        )
+
     def rows(self, index: Tensor) -> "Memory":
         """Take the memories of the rows `index` [B'], in that order."""
         index = index.to(self.positions.device)
@@ -270,6 +317,19 @@ class SoftMemory:
         """Lose every summary of the rows where `rows` [B] is true."""
         return replace(self, counts=self.counts.masked_fill(rows, 0))
 
+    @classmethod
+    def join(cls, parts: "Sequence[SoftMemory]") -> "SoftMemory":
+        """Put the rows of several behind each other."""
+        kept = max(part.states.shape[1] for part in parts)
+
+        def states(part: SoftMemory) -> Tensor:
+            x = part.states
+            return torch.cat([x.new_zeros(len(x), kept - x.shape[1], *x.shape[2:]), x], 1)
+
+        return cls(
+            torch.cat([states(part) for part in parts]), torch.cat([part.counts for part in parts])
+        )
+
     def rows(self, index: Tensor) -> "SoftMemory":
         """Take the summaries of the rows `index` [B'], in that order."""
         return SoftMemory(self.states[index], self.counts[index])
@@ -280,24 +340,98 @@ class SoftMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSegment:
+    """The text of each row's segment that is not full yet, and so not in memory.
+
+    tokens [B, R] are ids, 0 behind the `lengths` [B] that are real.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def empty(cls, batch: int, device: torch.device | str = "cpu") -> "OpenSegment":
+        """Give the open segment of rows that stand at a segment's start."""
+        nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        return cls(nothing, nothing.new_zeros(batch))
+
+    @classmethod
+    def join(cls, parts: "Sequence[OpenSegment]") -> "OpenSegment":
+        """Put the rows of several behind each other."""
+        width = max(part.tokens.shape[1] for part in parts)
+
+        def padded(x: Tensor) -> Tensor:
+            return torch.cat([x, x.new_zeros(len(x), width - x.shape[1])], 1)
+
+        return cls(
+            torch.cat([padded(part.tokens) for part in parts]),
+            torch.cat([part.lengths for part in parts]),
+        )
+
+    def forget(self, rows: Tensor) -> "OpenSegment":
+        """Lose the text of the rows where `rows` [B] is true."""
+        return OpenSegment(
+            self.tokens.masked_fill(rows[:, None], 0), self.lengths.masked_fill(rows, 0)
+        )
+
+    def rows(self, index: Tensor) -> "OpenSegment":
+        """Take the rows `index` [B'], in that order."""
+        return OpenSegment(self.tokens[index], self.lengths[index])
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryBank:
-    """Everything that passes from one segment to the next.
+    """Everything that passes from one segment to the next, and the text of an open segment.
 
     layers maps a layer's index (from 0) to its memory; soft is present when summaries are fed back
-    at the input; position [B] is the place in its document of each row's next token, tokens that
-    writing inserted counted; hidden [B, E]
-    is the final hidden state of each row's last token, which predicts that next token.
+    at the input; position [B] is the place in its document of each row's next segment, tokens that
+    writing inserted counted; hidden [B, E] is the final hidden state of each row's last token
+    before that segment, which predicts the segment's first token (NaN where there is none). `open`
+    is what `unimem.read` has read of that segment so far; None if nothing: memory holds whole
+    segments only.
     """
 
     position: Tensor
     layers: Mapping[int, Memory] = field(default_factory=dict[int, Memory])
     soft: SoftMemory | None = None
     hidden: Tensor | None = None
+    open: OpenSegment | None = None
 
     @classmethod
     def empty(cls, batch: int, device: torch.device | str = "cpu") -> "MemoryBank":
         """Give the bank that every document starts with."""
         return cls(torch.zeros(batch, dtype=torch.long, device=device))
+
+    @classmethod
+    def join(cls, parts: "Sequence[MemoryBank]") -> "MemoryBank":
+        """Put the rows of several banks of one model behind each other."""
+        device = parts[0].position.device
+        found = {layer: memory for part in parts for layer, memory in part.layers.items()}
+
+        def memory(part: MemoryBank, layer: int) -> Memory:
+            if layer in part.layers:
+                return part.layers[layer]
+            keys = found[layer].keys
+            return Memory.empty(keys.new_zeros(len(part.position), *keys.shape[1:]))
+
+        def soft(part: MemoryBank, like: SoftMemory) -> SoftMemory:
+            rows = len(part.position)
+            return part.soft or SoftMemory.empty(rows, like.states.shape[1], like.states[0, 0])
+
+        def hidden(part: MemoryBank, like: Tensor) -> Tensor:
+            none = like.new_full((len(part.position), like.shape[1]), torch.nan)
+            return none if part.hidden is None else part.hidden
+
+        summaries = next((part.soft for part in parts if part.soft is not None), None)
+        states = next((part.hidden for part in parts if part.hidden is not None), None)
+        opened = [part.open or OpenSegment.empty(len(part.position), device) for part in parts]
+        return cls(
+            torch.cat([part.position for part in parts]),
+            {layer: Memory.join([memory(p, layer) for p in parts]) for layer in sorted(found)},
+            None if summaries is None else SoftMemory.join([soft(p, summaries) for p in parts]),
+            None if states is None else torch.cat([hidden(part, states) for part in parts]),
+            OpenSegment.join(opened) if any(part.open is not None for part in parts) else None,
+        )
 
     def forget(self, rows: Tensor) -> "MemoryBank":
         """Start the rows where `rows` [B] is true afresh; the others keep all they have."""
@@ -309,6 +443,7 @@ class MemoryBank:
             {layer: memory.forget(rows).compact() for layer, memory in self.layers.items()},
             None if self.soft is None else self.soft.forget(rows),
             hidden,
+            None if self.open is None else self.open.forget(rows),
         )
 
     def rows(self, index: Tensor) -> "MemoryBank":
@@ -318,7 +453,19 @@ class MemoryBank:
             {layer: memory.rows(index) for layer, memory in self.layers.items()},
             None if self.soft is None else self.soft.rows(index),
             None if self.hidden is None else self.hidden[index],
+            None if self.open is None else self.open.rows(index),
         )
+
+    def replaced(self, index: Tensor, newer: "MemoryBank") -> "MemoryBank":
+        """Put the rows of `newer` in the place of the rows `index` [B']."""
+        count = len(self.position)
+        kept = torch.ones(count, dtype=torch.bool, device=index.device)
+        kept[index] = False
+        others = kept.nonzero()[:, 0]
+        if not len(others):
+            return newer.rows(index.argsort())
+        order = torch.cat([others, index]).argsort()
+        return MemoryBank.join([self.rows(others), newer]).rows(order)
 
     def detach(self) -> "MemoryBank":
         """Cut the gradient of everything."""
@@ -327,10 +474,11 @@ class MemoryBank:
             {layer: memory.detach() for layer, memory in self.layers.items()},
             None if self.soft is None else self.soft.detach(),
             None if self.hidden is None else self.hidden.detach(),
+            self.open,
         )
 
     def bytes_per_row(self) -> int:
-        """Size of the state that one row carries, in bytes."""
+        """Size of what one row remembers, in bytes; an open segment's text is not counted."""
         tensors: list[Tensor] = []
         for memory in self.layers.values():
             tensors += [memory.keys, memory.values, memory.positions, *memory.notes.values()]
@@ -348,14 +496,19 @@ class MemoryBank:
             if self.soft is None
             else {"states": self.soft.states, "counts": self.soft.counts},
             "hidden": self.hidden,
+            "open": None
+            if self.open is None
+            else {"tokens": self.open.tokens, "lengths": self.open.lengths},
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "MemoryBank":
-        """Rebuild the bank that `state_dict` described."""
+        """Rebuild the bank that `state_dict` described; one without `open` has no open segment."""
+        opened = state.get("open")
         return cls(
             state["position"],
             {i: Memory(**memory) for i, memory in state["layers"].items()},
             None if state["soft"] is None else SoftMemory(**state["soft"]),
             state["hidden"],
+            None if opened is None else OpenSegment(**opened),
         )

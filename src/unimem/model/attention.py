@@ -74,6 +74,7 @@ class Call:
         use: Use = "own",
         weights: Mapping[str, Tensor] | None = None,
         watch: Watch | None = None,
+        writes: bool = True,
     ):
         """Describe S segments of L tokens each.
 
@@ -84,7 +85,8 @@ class Call:
         `seen` [B, 1, L, L] a mask if it is not plainly causal, `neutral` is as in `Frame`, windows
         the sliding window of each layer that has one, weights what memory adds to the model's.
         `kernel` is that of the fast form, None for the reference; `watch` is told what the text
-        tokens read, which only the reference can say.
+        tokens read, which only the reference can say. Without `writes` memory stays as it is: the
+        segment, then the only one, is not finished.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.losses = dict[int, list[Tensor]]()
@@ -94,7 +96,7 @@ class Call:
         self.neutral, self.windows, self.kernel = neutral, windows or {}, kernel
         self.picks: Picks = {}
         self.shelf = Shelf(list(plan.layers), memories, stored.device) if plan.offload else None
-        self.use, self.weights, self.watch = use, weights or {}, watch
+        self.use, self.weights, self.watch, self.writes = use, weights or {}, watch, writes
         self.plainly, self._narrow = seen is None, dict[int, Tensor]()
         self.seen = causal(index.shape[1], index.device) if seen is None else seen
         # the same for all layers: made once, for each of their kernels is a launch on a GPU
@@ -240,6 +242,8 @@ def _with_memory(
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
             state, tokens = _looked_at(weighing, call, s, plan, shown, state, tokens, gate, watch)
         outs.append(out)
+        if not call.writes:
+            continue
         where = call.tokens.text_at, call.tokens.inserted_at
         segment = Segment(tokens, *where, q[:, :, body], weights, losses)
         if call.shelf is not None:

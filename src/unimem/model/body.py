@@ -29,12 +29,19 @@ class Body(NamedTuple):
     """Whose output predicts the token after each text token [T]."""
 
 
-def segment_body(plan: MemoryPlan, length: int, device: torch.device) -> Body:
-    """Lay out a segment of `length` text tokens."""
+def segment_body(
+    plan: MemoryPlan, length: int, device: torch.device, shown: int | None = None
+) -> Body:
+    """Lay out a segment of `length` text tokens, or as much of it as its first `shown` ones need.
+
+    In `source` the learned tokens stand behind the text tokens that are shown.
+    """
     writing = plan.inserting
+    shown = length if shown is None else shown
     if writing is None:
-        return _laid_out((), False, length, device)
-    return _laid_out(tuple(writing.inserts(length)), writing.speaks, length, device)
+        return _laid_out((), False, shown, device)
+    inserts = tuple(token for token in writing.inserts(length) if token[0] <= shown)
+    return _laid_out(inserts, writing.speaks, shown, device)
 
 
 @lru_cache(64)  # each copy of a list to a GPU waits for the GPU
