@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 
@@ -21,6 +22,7 @@ def no_account(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def records(path: Path) -> Iterator[Any]:
     """Read the records of a .wandb file: a 7-byte header, then LevelDB's log framing."""
+    wandb.teardown()  # its service writes on after a run has ended
     data, place, part = path.read_bytes(), 7, b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768

@@ -7,6 +7,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Annotated, Any, cast
 
 from hydra import compose as hydra_compose
@@ -146,12 +147,12 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     Raises `ConfigError` for a name or an option that does not exist.
     """
-    parse_overrides(overrides)
+    _require_one_meaning(parse_overrides(overrides))
     lines = text_as_written(overrides)
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
             return hydra_compose(config_name, [*lines, *search_path()])
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
 
 
@@ -179,6 +180,13 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
     several = re.match(r"Ambiguous value for argument '(.+?)'\n", text)
     if several:
         return several_values(several[1])
+    # Hydra's answer to an unknown name in a list of options.
+    one_of_several = re.match(r"In '.*': Could not load '(.+)/(.+)'", text)
+    if one_of_several:
+        group, name = one_of_several.groups()
+        return f"{group}: {name} is not an option; choose from {', '.join(_options(group))}"
+    if isinstance(error, TypeError):
+        return f"{' '.join(overrides)}: an option is a name, as memory.reading=similarity ({text})"
     return text
 
 
@@ -189,6 +197,23 @@ def several_values(line: str) -> str:
         f"{line} gives several values: use unimem-sweep, or add -m; for a list write name=[a,b], "
         f"for a value with a comma {shlex.quote(f'{key}={quoted(value)}')}"
     )
+
+
+def _require_one_meaning(overrides: Sequence[Override]) -> None:
+    """Refuse `none` beside other loggers: one of the two would be passed over."""
+    for override in overrides:
+        value: Any = None if override.is_sweep_override() else override.value()
+        names = cast(list[Any], value) if isinstance(value, list) else []
+        if override.key_or_group == "logger" and len(names) > 1 and "none" in names:
+            raise ConfigError(
+                f"{override.input_line}: none means no logger; leave it out, or write logger=none"
+            )
+
+
+def _options(group: str) -> list[str]:
+    """List the options of a group, those of the user's own folder too."""
+    roots = [config_root() / "conf", own_config()]
+    return sorted({file.stem for root in roots if root for file in (root / group).glob("*.yaml")})
 
 
 def _known_keys(config_name: str, overrides: list[str]) -> list[str]:
@@ -317,6 +342,11 @@ def validate(node: DictConfig) -> Config:
     plan = config.memory.plan(config.num_layers())
     if refusal := plan.refusal(config.attention.backend):
         raise ConfigError(refusal)
+    if config.logger.tensorboard and not find_spec("tensorboard"):
+        raise ConfigError(
+            "logger=tensorboard needs tensorboard: pip install 'unimem[tensorboard]', or leave it "
+            "out; logger=csv needs nothing"
+        )
     for remark in plan.remarks:
         logger.warning(remark)
     return config

@@ -126,13 +126,21 @@ class EvaluationSettings(Settings):
 
 
 class LoggerSettings(Settings):
-    """Where a run is mirrored; its own records are always written."""
+    """Where a run's records go too; its own are always written.
+
+    `mode` and what follows up to `finish_timeout` are of W&B. What has a default is absent in
+    records of earlier versions.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"]
-    project: str
+    project: str | None
     entity: str | None
     group: str | None
+    tags: list[str] = []
     init_timeout: Count
+    finish_timeout: Count = 10
+    csv: bool = False
+    tensorboard: bool = False
 
 
 class MethodSettings(Settings):

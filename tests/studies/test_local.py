@@ -3,7 +3,7 @@ import os
 from studies.conftest import TINY
 
 from unimem.studies.disk import take_lock
-from unimem.studies.local import LocalLauncher, num_cores, visible_gpus
+from unimem.studies.local import LocalLauncher, num_cores, train_command, visible_gpus
 from unimem.studies.study import expand
 
 
@@ -60,3 +60,10 @@ def test_a_lock_is_held_once_and_as_long_as_somebody_has_its_file(tmp_path):
     again = take_lock(cell)
     assert again is not None
     again.close()
+
+
+def test_group_and_tags_go_to_the_run_beside_its_own():
+    _, (cell,) = launcher("logger.tags=[mine]")
+    assert train_command(cell, "sweep", resume=False)[-1] == "logger.group=sweep"
+    tagged = train_command(cell, "search", False, ("search",))
+    assert tagged[-2:] == ["logger.group=search", 'logger.tags=["mine", "search"]']

@@ -35,7 +35,8 @@ def run(given: argparse.Namespace) -> None:
     if settings.mode != "disabled":
         from unimem.results.publish import publish
 
-        publish(report, settings)
+        if command := publish(report, settings):
+            print(f"W&B: to send it: {command}")
 
 
 def summary(report: Report) -> list[str]:

@@ -9,10 +9,11 @@ from unimem.results.study_report import Report
 from unimem.results.wandb_run import Connection, WandbRun
 
 
-def publish(report: Report, connection: Connection) -> None:
+def publish(report: Report, connection: Connection) -> str | None:
     """Log the report to a run of its own in the study's group, whose name is the study's.
 
-    A later report goes on in the same run. Whatever goes wrong there is a warning.
+    A later report goes on in the same run. Whatever goes wrong there is a warning. Returns the
+    command that sends it later, if there is something left to send.
     """
     study = report.study
     config = {"study": study.name, "command": study.command, "cells": len(study.cells)}
@@ -27,7 +28,7 @@ def publish(report: Report, connection: Connection) -> None:
     tables = [report.verdict_table(), *report.tables]
     run.attempt(lambda own: own.log({f"tables/{t.name}": as_wandb(t) for t in tables}))
     run.attempt(lambda own: own.log(dict(map(_image, report.pictures))))
-    run.finish(report.headline())
+    return run.finish(report.headline())
 
 
 def as_wandb(table: Table) -> wandb.Table:

@@ -4,21 +4,29 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import wandb
+from pydantic import ValidationError
 
 logger = logging.getLogger(__name__)
 
 RUN_ID = "wandb_id"
 """File that keeps the run's id, so that a continued run goes on in the same place."""
 
+PROJECT = "unimem"
+"""The project where neither `logger.project` nor W&B's own settings name one."""
+
+Mode = Literal["online", "offline", "disabled"]
+
+_LONGEST_TAG = 64
+
 
 class Connection(Protocol):
-    """Where to, as in `conf/logger`."""
+    """Where to, as in `conf/train.yaml` under `logger`."""
 
     @property
     def mode(self) -> Literal["auto", "online", "offline", "disabled"]:
@@ -26,26 +34,46 @@ class Connection(Protocol):
         ...
 
     @property
-    def project(self) -> str:
-        """The project."""
+    def project(self) -> str | None:
+        """The project; None is that of W&B's own settings, else `PROJECT`."""
         ...
 
     @property
     def entity(self) -> str | None:
-        """Whose project; None is the key's owner."""
+        """Whose project; None is that of W&B's own settings, else the key's owner."""
+        ...
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Tags beside those that a run has anyway."""
         ...
 
     @property
     def init_timeout(self) -> int:
-        """Seconds to wait for the server."""
+        """Seconds to wait for the server at the start."""
+        ...
+
+    @property
+    def finish_timeout(self) -> int:
+        """Seconds to wait for the server at the end."""
         ...
 
 
 class WandbRun:
     """Sends records to W&B, or to files under `folder` for `wandb sync`.
 
-    Never asks for a key, never waits longer than `init_timeout`. Whatever goes wrong is told once;
-    then records go to files, and if these fail too, nowhere.
+    Never asks for a key, never waits longer than `init_timeout` to begin and `finish_timeout` to
+    end. Whatever goes wrong is a warning: a server that cannot be reached at the start turns the
+    run into an offline one, and what cannot be written either goes nowhere.
+
+    Args:
+        connection: where to.
+        folder: what W&B writes lies in `folder/wandb`.
+        group: of the run: its kin.
+        job_type: what kind of run it is: train, eval, report.
+        name: of the run.
+        config: settings to filter and group runs by, nested.
+        tags: of the run, beside those of `connection` and of `WANDB_TAGS`.
     """
 
     def __init__(
@@ -57,17 +85,29 @@ class WandbRun:
         job_type: str,
         name: str,
         config: dict[str, Any],
+        tags: Sequence[str] = (),
     ):
         self._run: Any = None
-        mode = chosen_mode(connection)
+        self._connection = connection
+        self._mode = mode = chosen_mode(connection)
+        if mode == "disabled":
+            return
+        own = own_settings()
+        if mode == "offline" and _asked_to_send(connection):
+            logger.warning(
+                "W&B finds no key for %s and stays offline; `wandb login` or WANDB_API_KEY gives "
+                "one",
+                own.base_url,
+            )
         for attempt in ["online", "offline"] if mode == "online" else [mode]:
             try:
                 self._run = wandb.init(
-                    project=connection.project,
+                    project=connection.project or own.project or PROJECT,
                     entity=connection.entity,
                     group=group,
                     job_type=job_type,
                     name=name,
+                    tags=_tags([*tags, *connection.tags, *(own.run_tags or ())]),
                     id=_run_id(folder),
                     resume="allow" if attempt == "online" else None,
                     dir=folder,
@@ -76,11 +116,14 @@ class WandbRun:
                     reinit="finish_previous",
                     settings=wandb.Settings(
                         init_timeout=connection.init_timeout,
+                        finish_timeout=connection.finish_timeout,
+                        finish_timeout_raises=True,
                         console="off",
                         silent=True,
                         save_code=False,
                     ),
                 )
+                self._mode = attempt
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
                 reason = " ".join(str(error).split())[:200]
@@ -102,33 +145,100 @@ class WandbRun:
             logger.warning("W&B fails and is left out from here on: %s", error)
             self._run = None
 
-    def finish(self, summary: dict[str, Any] | None) -> None:
-        """Send the summary, if the work came to its end, and end."""
-        if summary is not None:
-            self.attempt(lambda run: run.summary.update(summary))
-        self.attempt(lambda run: run.finish(exit_code=0 if summary is not None else 1))
-        self._run = None
+    def finish(self, summary: dict[str, Any] | None) -> str | None:
+        """Send the summary, if the work came to its end, and end; call it once or more often.
+
+        Returns the command that sends what the server does not have yet, None if it has all.
+        """
+        run, self._run = self._run, None
+        if run is None:
+            return None
+        command = f"wandb sync {Path(run.dir).parent}"
+        try:
+            if summary:
+                run.summary.update(summary)
+            run.finish(exit_code=0 if summary is not None else 1)
+        except TimeoutError:
+            logger.warning(
+                "W&B: the server did not take everything within logger.finish_timeout=%d s",
+                self._connection.finish_timeout,
+            )
+            return command
+        except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
+            logger.warning("W&B does not end: %s", " ".join(str(error).split())[:200])
+            return command
+        return command if self._mode == "offline" else None
 
 
-def chosen_mode(connection: Connection) -> Literal["online", "offline", "disabled"]:
-    """Turn `auto` into $WANDB_MODE, else online if a key exists, else offline."""
-    if connection.mode != "auto":
+def chosen_mode(connection: Connection) -> Mode:
+    """Turn `auto` into what W&B's own settings say: `online` only if there is a key.
+
+    W&B's own settings are its environment variables and its settings files (`wandb offline`,
+    `wandb disabled`). Online without a key is offline: W&B would ask for one on a terminal, and
+    wait.
+    """
+    if connection.mode in ("offline", "disabled"):
         return connection.mode
-    given = os.environ.get("WANDB_MODE")
-    if given in ("online", "offline", "disabled"):
-        return given
-    return "online" if _has_key() else "offline"
+    own = own_settings()
+    if connection.mode == "auto":
+        if own.mode in ("offline", "dryrun"):
+            return "offline"
+        if own.mode == "disabled" or _is_true(os.environ.get("WANDB_DISABLED", "")):
+            return "disabled"
+    return "online" if _has_key(own) else "offline"
 
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+def own_settings() -> wandb.Settings:
+    """Read W&B's settings files and environment variables as W&B does, without starting it."""
+    own = wandb.Settings(silent=True)
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    own.settings_system = str(Path(folder).expanduser() / "settings")
+    own.update_from_system_settings()
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_"):
+            try:
+                own.update_from_env_vars({name: value})
+            except (ValidationError, ValueError, TypeError) as error:
+                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+                logger.warning("%s=%s is ignored: %s", name, value, reason)
+    return own
+
+
+def _asked_to_send(connection: Connection) -> bool:
+    """Say whether online was asked for by name, here or in the environment."""
+    by_name = os.environ.get("WANDB_MODE") in ("online", "run", "shared")
+    return connection.mode == "online" or (connection.mode == "auto" and by_name)
+
+
+def _has_key(own: wandb.Settings) -> bool:
+    if own.api_key or own.identity_token_file:
         return True
+    place = urlsplit(own.base_url).netloc
+    hosts = [place]
+    if own.base_url == wandb.Settings.model_fields["base_url"].default:
+        hosts.append("api.wandb.ai")
     try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+        found = netrc.netrc(_netrc_file())
     except (OSError, netrc.NetrcParseError):
         return False
-    own = urlsplit(wandb.Settings().base_url).hostname
-    return bool({own, "api.wandb.ai"} & hosts.keys())
+    return any(found.authenticators(host) for host in hosts)
+
+
+def _netrc_file() -> Path:
+    if given := os.environ.get("NETRC"):
+        return Path(given).expanduser()
+    names = ("~/.netrc", "~/_netrc")
+    found = [path for name in names if (path := Path(name).expanduser()).exists()]
+    return found[0] if found else Path(names[0]).expanduser()
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _tags(tags: Sequence[str]) -> list[str]:
+    """Drop what is empty or there twice; W&B takes 1 to 64 characters."""
+    return list(dict.fromkeys(tag[:_LONGEST_TAG] for tag in tags if tag))
 
 
 def _run_id(folder: Path) -> str:

@@ -35,6 +35,11 @@ class SweepOptions(Settings):
     dry_run: bool
     slurm: dict[str, Any]
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags of its runs in W&B."""
+        return ()
+
 
 Options = TypeVar("Options", bound=SweepOptions)
 

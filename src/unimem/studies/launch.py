@@ -12,7 +12,7 @@ def make_launcher(options: SweepOptions, runs: Sequence[Cell]) -> Launcher:
     """Make the launcher of `runs`. Raises `ConfigError` where it cannot launch them."""
     if options.launcher == "slurm":
         return SlurmLauncher(options, runs, slurm_executor(options))
-    return LocalLauncher(runs, options.study, options.jobs)
+    return LocalLauncher(runs, options.study, options.jobs, options.tags)
 
 
 def resources(options: SweepOptions, runs: Sequence[Cell]) -> tuple[int, int]:

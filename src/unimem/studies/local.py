@@ -46,8 +46,10 @@ class LocalRun:
 class LocalLauncher:
     """Starts cells on this machine, `slots` at a time."""
 
-    def __init__(self, cells: Sequence[Cell], group: str, jobs: int | None):
-        self._group, self._jobs = group, jobs
+    def __init__(
+        self, cells: Sequence[Cell], group: str, jobs: int | None, tags: Sequence[str] = ()
+    ):
+        self._group, self._jobs, self._tags = group, jobs, tags
         self._settings = [cell.config.trainer for cell in cells]
 
     @property
@@ -76,7 +78,7 @@ class LocalLauncher:
 
     def start(self, cell: Cell, slot: int) -> LocalRun | None:
         """Start a cell; None if another process has it, or just finished it."""
-        process = spawn(cell, self._group, self.environment(cell, slot))
+        process = spawn(cell, self._group, self.environment(cell, slot), self._tags)
         return None if process is None else LocalRun(process)
 
     def environment(self, cell: Cell, slot: int) -> dict[str, str]:
@@ -93,12 +95,13 @@ class LocalLauncher:
 
 
 def spawn(
-    cell: Cell, group: str, environment: Mapping[str, str]
+    cell: Cell, group: str, environment: Mapping[str, str], tags: Sequence[str] = ()
 ) -> "subprocess.Popen[bytes] | None":
     """Start a cell's process, from its last checkpoint if there is one.
 
     The process holds the cell's lock as long as it lives, and does not outlive this one. None if
-    another process holds the lock, or if the cell is finished. To be called in the main thread.
+    another process holds the lock, or if the cell is finished. `group` and `tags` are of its run
+    in W&B. To be called in the main thread.
     """
     lock = take_lock(cell)
     if lock is None:
@@ -109,7 +112,7 @@ def spawn(
         resume = begun(cell)
         if not resume and cell.folder.exists():
             shutil.rmtree(cell.folder)  # killed before it recorded its settings
-        command = _command(cell, group, resume)
+        command = train_command(cell, group, resume, tags)
         with log_file(cell).open("a", encoding="utf-8") as log:
             now = datetime.now().isoformat(" ", "seconds")
             print(f"{STARTED}{now}: {shlex.join(command)}", file=log, flush=True)
@@ -148,7 +151,8 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _command(cell: Cell, group: str, resume: bool) -> list[str]:
+def train_command(cell: Cell, group: str, resume: bool, tags: Sequence[str] = ()) -> list[str]:
+    """Give the command that runs a cell; `group` and `tags` are of its run in W&B."""
     own = [
         f"output={literal(str(cell.folder.parent.parent))}",
         f"study={CELLS}",
@@ -156,6 +160,8 @@ def _command(cell: Cell, group: str, resume: bool) -> list[str]:
     ]
     if cell.config.logger.group is None:
         own.append(f"logger.group={group}")
+    if tags:
+        own.append(f"logger.tags={literal([*cell.config.logger.tags, *tags])}")
     if resume:
         own.append("resume=true")
     return [sys.executable, "-m", "unimem.cli.train", *cell.overrides, *own]

@@ -14,7 +14,7 @@ from unimem.studies.file import setting_lines
 from unimem.training.folder import MODEL
 from unimem.training.signature import data_digest
 
-PLACE = ("output", "study", "name", "resume", "logger.group")
+PLACE = ("output", "study", "name", "resume", "logger.group", "logger.tags")
 """Settings of a record that say where it lies; another run has its own."""
 
 

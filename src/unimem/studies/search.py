@@ -50,6 +50,11 @@ class SearchOptions(SweepOptions):
         return self
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags of its runs in W&B."""
+        return ("search",)
+
+    @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """The direction of each objective."""
         return self.direction * (len(self.objective) // len(self.direction))

@@ -41,7 +41,7 @@ class SlurmLauncher:
 
     def __init__(self, options: SweepOptions, runs: Sequence[Cell], executor: Any):
         self.slots = options.jobs or len(runs)
-        self._group, self._executor = options.study, executor
+        self._group, self._executor, self._tags = options.study, executor, options.tags
         if any(cell.config.trainer.num_nodes > 1 for cell in runs):
             raise ConfigError("launcher=slurm runs a cell on one node; set trainer.num_nodes=1")
 
@@ -51,7 +51,9 @@ class SlurmLauncher:
         if lock is None:
             return None
         lock.close()  # the job takes it where it runs
-        return SlurmRun(self._executor.submit(CellJob(cell=cell, group=self._group)))
+        return SlurmRun(
+            self._executor.submit(CellJob(cell=cell, group=self._group, tags=self._tags))
+        )
 
 
 @dataclass(kw_only=True)
@@ -60,12 +62,13 @@ class CellJob:
 
     cell: Cell
     group: str
+    tags: tuple[str, ...] = ()
 
     def __call__(self) -> int:
         """Run the cell, and give its exit status."""
         # Else Lightning takes the job's tasks for its own processes.
         os.environ.pop("SLURM_NTASKS", None)
-        self._process = spawn(self.cell, self.group, {})
+        self._process = spawn(self.cell, self.group, {}, self.tags)
         if self._process is None:
             return 0 if finished(self.cell) else ELSEWHERE
         try:
@@ -80,7 +83,7 @@ class CellJob:
         from submitit.helpers import DelayedSubmission
 
         self._leave()
-        return DelayedSubmission(CellJob(cell=self.cell, group=self.group))
+        return DelayedSubmission(CellJob(cell=self.cell, group=self.group, tags=self.tags))
 
     def _leave(self) -> None:
         if self._process is not None and self._process.poll() is None:

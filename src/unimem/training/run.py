@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -22,6 +22,7 @@ from unimem.evaluation.run import evaluate_all
 from unimem.memory.plan import DIMENSIONS
 from unimem.model.attach import attach, save_memory
 from unimem.model.load import load_model
+from unimem.results.collect import read_metrics
 from unimem.results.records import RESULT, write_json_atomic
 from unimem.settings import PretrainedModel, TrainerSettings
 from unimem.training.checkpoint import (
@@ -47,6 +48,14 @@ from unimem.training.folder import (
     open_run,
     weights_folder,
 )
+from unimem.training.loggers import (
+    RunLogger,
+    as_sink,
+    describe_wandb,
+    eval_values,
+    make_loggers,
+    replay,
+)
 from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
 from unimem.training.module import LitUniMem
 from unimem.training.resume import ProcessState, require_same_corpus
@@ -54,9 +63,6 @@ from unimem.training.signals import StopSignals
 from unimem.training.signature import signature
 from unimem.training.start import start_memory
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
-
-if TYPE_CHECKING:
-    from unimem.training.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +132,10 @@ class _Run:
         with ExitStack() as stack:
             file = MetricsFile(self.path / METRICS)
             sinks: list[Sink] = [file]
-            mirror = self.mirror()
-            if mirror is not None:
-                sinks.append(mirror)
-                stack.callback(mirror.finish, None)
+            loggers = self.loggers()
+            for each in loggers:
+                sinks.append(as_sink(each))
+                stack.callback(each.finish, False)
             if not on_terminal():
                 sinks.append(log_line(self.config.trainer.steps))
             metrics = Metrics(self.config.trainer, sinks)
@@ -137,6 +143,7 @@ class _Run:
             if trainer.is_global_zero:
                 set_aside(checkpoints, checkpoint)
                 file.keep_until(0 if checkpoint is None else step_of(checkpoint))
+                replay(read_metrics(self.path), loggers)
             self.folder.begun = True
             self.fit(trainer, checkpoint)
             if not trainer.is_global_zero:
@@ -149,9 +156,12 @@ class _Run:
                 # Another process may be the one that received the signal.
                 raise SystemExit(128 + (self.stop.received or signal.SIGTERM))
             result = self.result(metrics)
-            if mirror is not None:
-                mirror.finish(result["evaluation"])
             write_json_atomic(self.path / RESULT, result)
+            # Only then: a server that does not answer must not cost the result.
+            for each in loggers:
+                each.log(eval_values(result["evaluation"]), trainer.global_step)
+                if command := each.finish(True):
+                    self.announce(f"{'W&B':<18} to send it: {command}")
 
     def headline(self, checkpoint: Path | None) -> str:
         """Say what is about to run, in a block of lines."""
@@ -164,20 +174,26 @@ class _Run:
             "state": f"{self.state_bytes:,} bytes per row",
             "folder": str(self.path),
         }
+        if sent := describe_wandb(config.logger):
+            lines["W&B"] = sent
         if checkpoint is not None:
             lines["resumes"] = f"{checkpoint.name}"
         elif config.resume:
             lines["resumes"] = "from the beginning, because there is no checkpoint"
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
 
-    def mirror(self) -> "Mirror | None":
-        """Start W&B in the first process, unless it is disabled; only then is it imported."""
-        if self.config.logger.mode == "disabled" or (rank_zero_only.rank or 0) > 0:
-            return None
-        from unimem.training.mirror import Mirror
-
-        config = self.resolved | self.config.memory.flat()
-        return Mirror(self.config.logger, self.path, self.config.study, config)
+    def loggers(self) -> list[RunLogger]:
+        """Start the loggers, in the first process."""
+        if (rank_zero_only.rank or 0) > 0:
+            return []
+        facts = {
+            "parameters": num_parameters(self.model),
+            "state_bytes_per_row": self.state_bytes,
+            "corpus": self.corpus.digest,
+            "commit": git_commit(),
+            "versions": versions(),
+        }
+        return make_loggers(self.config, self.path, self.resolved, facts)
 
     def trainer(self, metrics: Metrics) -> Trainer:
         """Make Lightning's trainer; what it would record itself is switched off."""
