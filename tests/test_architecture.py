@@ -18,13 +18,13 @@ ALLOWED = {
     "paths": set(),
     "settings": set(),
     "overrides": set(),
-    "config": {"memory", "data", "paths", "settings", "overrides"},
+    "config": {"memory", "data", "paths", "settings", "overrides", "words"},
     "model": {"model", "memory", "settings"},
-    "evaluation": {"evaluation", "model", "memory", "data", "settings"},
-    "results": {"results", "evaluation"},
+    "evaluation": {"evaluation", "model", "memory", "data", "settings", "words"},
+    "results": {"results", "evaluation", "words"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides",
+        "paths", "overrides", "words",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",
@@ -32,7 +32,7 @@ ALLOWED = {
     },
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
-        "paths",
+        "paths", "words",
     },
 }  # fmt: skip
 

@@ -215,6 +215,39 @@ def test_a_model_of_unknown_depth_is_planned_all_the_same():
     assert list(config.memory.plan(40).layers) == [*range(20, 40)]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ([], 512),
+        (["data=markov"], 64),
+        (["data=urn"], 64),
+        (["data=urn", "profile=tinyllama"], 512),
+        (["data=urn", "+preset.segment_length=128"], 128),
+        (["data=urn", "+preset.segment_length=128", "profile=tinyllama"], 512),
+        (["data=urn", "profile=tinyllama", "memory.segment_length=32"], 32),
+        (["data=urn", "data.segment_length=16"], 16),
+    ],
+)
+def test_segments_fit_the_corpus_unless_profile_method_or_user_say(overrides, length):
+    assert compose(*overrides).memory.segment_length == length
+    assert "segment_length" not in resolve(compose_node("train", overrides))["data"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["memory.segment_length=512"], "no document of data=markov is longer"),
+        (["data.length=64", "method=rmt"], "memory.segment_length=8"),
+        (["evaluation.max_tokens=64"], "evaluation.max_tokens=64"),
+        (["memory.segment_length=511"], ""),
+        (["memory.segment_length=512", "method=vanilla"], ""),
+    ],
+)
+def test_memory_that_is_never_read_is_told_before_the_run(overrides, said, caplog):
+    compose("data=markov", *overrides)
+    assert said in caplog.text and ("memory is never read" in caplog.text) == bool(said)
+
+
 SAME = [
     (["memory.positions=true"], ["memory.positions='true'"]),
     (["memory.positions=True"], ["memory.positions='true'"]),

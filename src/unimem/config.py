@@ -22,6 +22,7 @@ from unimem.data.settings import DataSettings
 from unimem.memory.depth import Place, in_order
 from unimem.memory.plan import DIMENSIONS, PlanError, field_types, known_option
 from unimem.memory.settings import MemorySettings
+from unimem.memory.unread import unread
 from unimem.overrides import OverrideError, as_written, parse_lines, quoted
 from unimem.paths import config_root, own_config
 from unimem.settings import (
@@ -257,6 +258,7 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
+    values["data"].pop("segment_length", None)  # memory.segment_length has taken it
     _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
     return _canonical(values)
 
@@ -349,7 +351,24 @@ def validate(node: DictConfig) -> Config:
         )
     for remark in plan.remarks:
         logger.warning(remark)
+    length = getattr(config.data, "length", None)
+    if length is not None and (plan.layers or plan.soft):
+        line = unread_by_length(config, length)
+        if line is not None:
+            logger.warning(line)
     return config
+
+
+def unread_by_length(config: Config, length: int) -> str | None:
+    """Say in a sentence if no document of `length` tokens ever reads memory."""
+    segment, most = config.memory.segment_length, config.evaluation.max_tokens
+    return unread([length], segment, f"document of data={config.data.kind}") or (
+        unread(
+            [min(length, most)], segment, f"held-out document, cut at evaluation.max_tokens={most},"
+        )
+        if most is not None
+        else None
+    )
 
 
 def _drop_unused(memory: dict[str, Any], preset: dict[str, Any]) -> None:

@@ -71,6 +71,18 @@ def test_numbers_are_those_of_the_tokens(tmp_path):
     assert curve["own"]["mean"][0] == pytest.approx(first.columns["own"].mean(), rel=1e-5)
 
 
+def test_memory_that_was_never_read_is_a_warning_of_the_record(tmp_path, caplog):
+    caplog.set_level("INFO")
+    model = attach(make_model(), make_memory(8, **FIFO))
+    result = evaluate(model, make_corpus(Listed([8, 5, 7])), tmp_path, documents=9)
+    never, same = result["warnings"]
+    assert "memory is never read: no held-out document is longer than a segment" in never
+    assert "memory made no difference: with memory own, off and other" in same
+    assert result["leak"] is False
+    assert evaluate(model, make_corpus(Listed([30, 41])), tmp_path)["warnings"] == []
+    assert "evaluation.documents=9, but there are 3 held-out documents" in caplog.text
+
+
 def test_ages_are_those_of_a_few_documents(tmp_path):
     corpus = make_corpus(Listed([30, 5, 41, 24]))
     fifo = attach(make_model(), make_memory(8, **FIFO))

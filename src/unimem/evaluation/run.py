@@ -22,13 +22,17 @@ from unimem.evaluation.score import Scores, score
 from unimem.evaluation.statistics import compare, mean_nll
 from unimem.evaluation.tokens import TokenTable
 from unimem.memory.plan import MemoryPlan
+from unimem.memory.unread import unread
 from unimem.model.attach import attached
 from unimem.model.attention import Use
 from unimem.settings import EvaluationSettings
+from unimem.words import counted
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "segments, memory reset at documents, first token of a document not scored"
+ROUNDING = 1e-5
+"""Nats by which two readings of the same text may differ, by the order of sums alone."""
 LEAK = "below the best possible loss: data or memory leaks"
 
 
@@ -48,6 +52,12 @@ def evaluate_all(
     """
     documents = Sample(corpus.validation, settings.documents, settings.max_tokens)
     plan = attached(model).plan
+    if settings.documents is not None and settings.documents > len(documents):
+        logger.info(
+            "evaluation.documents=%d, but there are %s: all are evaluated",
+            settings.documents,
+            counted(len(documents), "held-out document"),
+        )
     uses, skipped = _uses(plan, settings, len(documents))
     scores: dict[Use, Scores] = {}
     for use in uses:
@@ -73,7 +83,8 @@ def evaluate_all(
     bytes_read = None
     if corpus.token_bytes is not None:
         bytes_read = sum(int(corpus.token_bytes[text[1:]].sum()) for text in ids)
-    warnings = _leaks(table, plan, segment_length, corpus.vocab_size)
+    leaks = _leaks(table, plan, segment_length, corpus.vocab_size)
+    warnings = [*leaks, *_without_memory(table, plan, documents, segment_length)]
     for warning in warnings:
         logger.warning(warning)
     return {
@@ -101,7 +112,7 @@ def evaluate_all(
         "ages": _ages(model, documents, segment_length, settings),
         "skipped": skipped,
         "warnings": warnings,
-        "leak": bool(warnings),
+        "leak": bool(leaks),
     }
 
 
@@ -152,6 +163,24 @@ def _bounds(
         name: [oracle.nll(text, segment_length, memory)[1:] for text in ids]
         for name, memory in memories.items()
     }
+
+
+def _without_memory(
+    table: TokenTable, plan: MemoryPlan, documents: Sample, segment_length: int
+) -> list[str]:
+    """Say that memory was read in few documents or in none, and if it made no difference at all."""
+    if not remembers(plan):
+        return []
+    lengths = [documents.length(i) for i in range(len(documents))]
+    found = [unread(lengths, segment_length, "held-out document")]
+    own = table.columns["own"]
+    same = [name for name in ("off", "other") if name in table.columns]
+    if same and all(np.allclose(own, table.columns[x], rtol=0, atol=ROUNDING) for x in same):
+        found.append(
+            f"memory made no difference: with memory own, {' and '.join(same)} every token's loss "
+            f"is the same to {ROUNDING:g} nats"
+        )
+    return [line for line in found if line is not None]
 
 
 def _leaks(table: TokenTable, plan: MemoryPlan, segment_length: int, vocab_size: int) -> list[str]:

@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 
 from unimem.config import Config
 from unimem.data.build import build_corpus
-from unimem.data.documents import Documents
+from unimem.data.documents import Corpus, Documents
 from unimem.data.stream import SegmentStream
-from unimem.evaluation.run import evaluate_all
-from unimem.memory.plan import DIMENSIONS
-from unimem.model.attach import attach, save_memory
+from unimem.evaluation.run import evaluate_all, remembers
+from unimem.evaluation.sample import Sample
+from unimem.memory.plan import DIMENSIONS, MemoryPlan
+from unimem.memory.unread import unread
+from unimem.model.attach import attach, attached, save_memory
 from unimem.model.load import load_model
 from unimem.results.collect import read_metrics
 from unimem.results.records import RESULT, write_json_atomic
@@ -117,6 +119,8 @@ class _Run:
         self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
         _require_trainable(self.model, settings)
         attach(self.model, config.memory, config.attention.backend)
+        for line in _unread(self.config, self.corpus, attached(self.model).plan):
+            logger.warning(line)
         start_memory(self.model, config.model, trains=config.trainer.max_steps != 0)
         self.device = torch.device(device_type(settings))
         self.precision = chosen_precision(settings)
@@ -299,6 +303,22 @@ def _with_steps(config: Config, documents: Documents) -> Config:
     steps = -(-segments // (rows * config.segments_per_step() * settings.accumulate))
     trainer = settings.model_copy(update={"max_steps": steps})
     return config.model_copy(update={"trainer": trainer})
+
+
+def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
+    """Say that memory is read in few documents or in none, of those to train on or held out."""
+    if not remembers(plan) or hasattr(config.data, "length"):  # a generated corpus's was known
+        return []
+    settings, kind = config.evaluation, config.data.kind
+    held_out = Sample(corpus.validation, settings.documents, settings.max_tokens)
+    splits: list[tuple[str, Documents]] = [(f"held-out document of data={kind}", held_out)]
+    if config.trainer.steps:
+        splits.append((f"training document of data={kind}", corpus.train))
+    found = (
+        unread([texts.length(i) for i in range(len(texts))], plan.segment_length, what)
+        for what, texts in splits
+    )
+    return [line for line in found if line is not None]
 
 
 def _require_trainable(model: PreTrainedModel, settings: TrainerSettings) -> None:
