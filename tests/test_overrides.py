@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimem.config import ConfigError, compose, compose_node, search_path
+from unimem.config import ConfigError, compose, compose_node, resolve, search_path
 from unimem.overrides import literal, quoted
 from unimem.paths import CONFIG_DIR
 
@@ -22,6 +22,17 @@ def test_quoted_text_is_read_back(text):
 def test_a_literal_is_read_back(values):
     override = OverridesParser.create().parse_override(f"key={literal(values)}")
     assert override.value() == values and not override.is_sweep_override()
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:SECRET}", r"\${oc.env:SECRET}", r"\\${a} ${", "'\"${x\\"]
+)
+def test_an_interpolation_in_a_literal_is_text(text, monkeypatch):
+    monkeypatch.setenv("SECRET", "canary")
+    node = compose_node("train", [f"logger.group={literal(text)}"])
+    assert resolve(node)["logger"]["group"] == text
+    both = ["data=text", f"data.path={literal([text, 'b'])}"]
+    assert resolve(compose_node("train", both))["data"]["path"] == [text, "b"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

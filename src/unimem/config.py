@@ -260,10 +260,10 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         )
     values["data"].pop("segment_length", None)  # memory.segment_length has taken it
     _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
-    return _canonical(values)
+    return canonical(values)
 
 
-def _canonical(values: dict[str, Any]) -> dict[str, Any]:
+def canonical(values: dict[str, Any]) -> dict[str, Any]:
     """Write equal settings alike, so that they are one run: `1e3` and `1000`, `true` and `'true'`.
 
     What is wrong stays as it is; it is told when the settings are checked.
@@ -333,6 +333,14 @@ def validate(node: DictConfig) -> Config:
             key,
             node.preset[key],
         )
+    return check(values)
+
+
+def check(values: dict[str, Any]) -> Config:
+    """Check plain values, as `resolve` gives them and a run records them.
+
+    Raises `ConfigError` with one line for each problem.
+    """
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

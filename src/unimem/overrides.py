@@ -21,15 +21,26 @@ def quoted(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """Write a plain value in Hydra's grammar, so that it is read back as the same value."""
+    """Write a plain value in Hydra's grammar, so that it is read back as the same value.
+
+    An interpolation in it is text too: records and study files of others are written so, and could
+    have variables of the environment put in otherwise.
+    """
     if isinstance(value, str):
         word = re.fullmatch(r"[A-Za-z_/][\w./+-]*", value, re.ASCII)
         plain = word and value.lower() not in ("true", "false", "null", "nan", "inf")
-        return value if plain else quoted(value)
+        return value if plain else quoted(_escaped(value))
     if isinstance(value, list | tuple):
-        entries = (quoted(entry) if isinstance(entry, str) else literal(entry) for entry in value)
+        entries = (
+            quoted(_escaped(entry)) if isinstance(entry, str) else literal(entry) for entry in value
+        )
         return f"[{', '.join(entries)}]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    """Have OmegaConf take `${` for what it is: behind an odd number of backslashes."""
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
 
 
 def parse_lines(lines: Sequence[str], text: Collection[str] = ()) -> list[Override]:

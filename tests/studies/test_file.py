@@ -37,6 +37,23 @@ def test_fields_and_grids(tmp_path):
     assert found.fields["claim"] == "it helps"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {tokenizer: 'evil/${oc.env:SECRET}'}",
+        "vary: {data.path: '${oc.env:SECRET},b'}",
+        "base: ['data.path=${oc.env:SECRET}']",
+        "profiles: {cpu: {data: {path: [a, '${oc.env:SECRET}']}}}",
+        "'data.${oc.env:SECRET}': 1",
+    ],
+)
+def test_interpolations_in_a_study_file_are_refused(tmp_path, text):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"study: a\n{text}\n")
+    with pytest.raises(ConfigError, match="write the value itself, without"):
+        read_study_file(str(file))
+
+
 def test_a_profile_is_merged_over_the_file(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text(

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from unimem.bench.inputs import Recorded
-from unimem.config import validate
+from unimem.config import check
 from unimem.data.build import build_corpus
 from unimem.data.documents import Documents
 from unimem.memory.state import MemoryBank
@@ -31,7 +30,7 @@ def recorded_keys(folder: Path) -> Recorded:
     segment.
     """
     recorded = read_result(folder)
-    config = validate(cast(DictConfig, OmegaConf.create(recorded["config"] | {"preset": {}})))
+    config = check(recorded["config"])
     weights = weights_folder(folder, recorded["config"])
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         weights, local_files_only=True, use_safetensors=True, dtype=torch.float32

@@ -29,6 +29,7 @@ from typing import Annotated, Any, cast
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
@@ -156,11 +157,30 @@ def _load(name: str) -> dict[str, Any]:
         raise ConfigError(f"sweeps={name} is not an option; choose from {', '.join(known)}")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"sweeps={name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"sweeps={name} must hold name: value pairs")
+    for place, text in _texts(values):
+        # Somebody else's file could have variables of the environment put in.
+        if "${" in text:
+            raise ConfigError(
+                f"sweeps={name}: {place}: {text}: write the value itself, without ${{"
+            )
     return cast(dict[str, Any], values)
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Give all texts in nested values, each with the dotted name of its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield place or str(key), str(key)
+            yield from _texts(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, place)
+    elif isinstance(value, str):
+        yield place, value
 
 
 def _sections(name: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
