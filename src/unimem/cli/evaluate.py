@@ -1,21 +1,41 @@
-"""unimem-eval: read held-out documents with the model of a finished run."""
+"""unimem-eval: evaluate the model of a finished run on held-out documents."""
 
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
-from unimem.cli.command import launch
-from unimem.config import Config, ConfigError, resolve, validate
-from unimem.memory.plan import DIMENSIONS
-from unimem.results.records import make_numbered_folder
+from unimem.cli.command import launch, take_config_dir
+from unimem.cli.reading import reads_other_data, recompose, require_tokenizer
+from unimem.config import Config, ConfigError, compose_node
+from unimem.paths import own_config
+from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
 from unimem.settings import Count, Settings, describe
+from unimem.studies.cells import parse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LABELS = {
+    "own": "own memory",
+    "off": "memory off",
+    "other": "another document's memory",
+    "bound_none": "best possible, without memory",
+    "bound_unlimited": "best possible, with unlimited memory",
+    "bound_memory": "best possible, with this memory",
+}
+"""Columns of `documents.npz` in words."""
 
 
 class EvalSettings(Settings):
-    """What the command line of `unimem-eval` says."""
+    """What `conf/eval.yaml` holds; other arguments change settings of the run."""
 
     run: Annotated[str, Field(min_length=1)]
     documents: Count | None
@@ -24,13 +44,66 @@ class EvalSettings(Settings):
     output: str | None
 
 
+TAKES = "unimem-eval takes name=value arguments, one value each; --help shows them"
+
+
 def main() -> None:
     """Run `unimem-eval` with the arguments of the command line."""
-    launch(run, "eval")
+    take_config_dir()
+    arguments = sys.argv[1:]
+    if {"-m", "--multirun"} & set(arguments):
+        sys.exit(TAKES)
+    if any(argument.startswith("-") for argument in arguments):
+        launch(_refuse, "eval")  # --help and other flags that only show something
+        return
+    own, others = _split(arguments)
+    handlers = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        parse(own)
+        run(compose_node("eval", own), others)
+    except ConfigError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; nothing is recorded", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def run(node: DictConfig) -> None:
-    """Evaluate, record, and print what was found; a mistake is told without a traceback."""
+def _refuse(node: DictConfig) -> None:
+    raise ConfigError(TAKES)
+
+
+def _exit(number: int, frame: object) -> None:
+    """End as an exception does, so that a half-written folder is removed."""
+    sys.exit(128 + number)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the command's own arguments from overrides of the run's settings."""
+    own: list[str] = []
+    others: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name == "overrides":
+            try:
+                parse([argument])
+            except ConfigError:
+                each = " ".join(part.strip(" '\"") for part in value.strip("[]").split(","))
+                sys.exit(f"{argument}: write each override as an argument of its own: {each}")
+        is_own = not equals or name in EvalSettings.model_fields
+        (own if is_own else others).append(argument)
+    return own, others
+
+
+def run(node: DictConfig, others: Sequence[str] = ()) -> None:
+    """Evaluate, record, and print what was found; a mistake is told without a traceback.
+
+    Args:
+        node: `conf/eval.yaml` as composed.
+        others: overrides of the run's own settings, which come after `node.overrides`.
+    """
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(node, throw_on_missing=True))
     except OmegaConfBaseException:
@@ -39,122 +112,208 @@ def run(node: DictConfig) -> None:
         settings = EvalSettings.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(describe(cast(Any, item)) for item in error.errors())) from None
-    # What follows imports torch, which takes seconds; a wrong setting must not.
-    from unimem.cli.train import set_up_logging
-    from unimem.results.records import RESULT, read_result, write_json_atomic
-
+    place = Path(settings.run)
+    overrides = [*settings.overrides, *others]
     try:
-        recorded = read_result(Path(settings.run))
-        config, resolved = recompose(recorded["config"], settings)
+        recorded = _read_run(place)
+        config, resolved = _recompose(recorded, settings, overrides)
+        # What follows imports torch, which takes seconds; a wrong setting must not.
+        from unimem.cli.train import set_up_logging
+
         set_up_logging()
-        folder, evaluation = evaluate(Path(settings.run), recorded, config, settings.output)
+        folder, record = evaluate(place, recorded, config, resolved, overrides, settings.output)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
-    record = {"run": settings.run, "overrides": settings.overrides, "config": resolved}
-    write_json_atomic(folder / RESULT, record | {"evaluation": evaluation})
-    print("\n".join(table(evaluation)))
+    print("\n".join([f"corpus: {record['corpus']['summary']}", *table(record["evaluation"])]))
     print(f"results: {folder}")
 
 
-def recompose(recorded: dict[str, Any], settings: EvalSettings) -> tuple[Config, dict[str, Any]]:
-    """Give a run's configuration with other budgets: checked again, and as plain values.
+def _read_run(place: Path) -> dict[str, Any]:
+    recorded = read_result(place)
+    if "run" in recorded:
+        of = recorded["run"]
+        raise ConfigError(f"run={place} is the record of an evaluation; name the run itself, {of}")
+    missing = [key for key in ("corpus", "evaluation", "signature") if key not in recorded]
+    if missing:
+        raise ConfigError(f"{place / RESULT} is not the record of a run: no {', '.join(missing)}")
+    return recorded
 
-    A recorded option holds its budget twice, by itself and as a flat knob. The option is tied to
-    the knob again, so that an override reaches it.
 
-    Raises `ConfigError` for an override of anything but a budget or how documents are read.
-    """
-    values: dict[str, Any] = {"attention": {"backend": "auto"}} | recorded | {"preset": {}}
-    memory, evaluation = dict(values["memory"]), dict(values["evaluation"])
-    knobs = {f"memory.{name}" for name in memory.keys() - set(DIMENSIONS)}
-    knobs |= {f"evaluation.{name}" for name in evaluation}
-    knobs |= {"attention.backend", "memory.device"}
-    for override in settings.overrides:
-        name, separator, _ = override.partition("=")
-        if not separator or name not in knobs:
-            raise ConfigError(
-                f"overrides=[{override}]: a trained model can only be read with another "
-                f"{', '.join(sorted(knobs))}, as name=value"
-            )
-    for dimension in DIMENSIONS:
-        memory[dimension] = {
-            name: _tied(given, memory) if isinstance(given, dict) else given
-            for name, given in memory[dimension].items()
-        }
-    evaluation["controls"] = settings.controls
+def _recompose(
+    recorded: dict[str, Any], settings: EvalSettings, overrides: Sequence[str]
+) -> tuple[Config, dict[str, Any]]:
+    first = [f"evaluation.controls={str(settings.controls).lower()}"]
     if settings.documents is not None:
-        evaluation["documents"] = settings.documents
-    node = OmegaConf.create(values | {"memory": memory, "evaluation": evaluation})
+        first.append(f"evaluation.documents={settings.documents}")
     try:
-        merged = OmegaConf.merge(node, OmegaConf.from_dotlist(settings.overrides))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"overrides={settings.overrides}: {error}") from None
-    assert isinstance(merged, DictConfig)
-    return validate(merged), resolve(merged)
+        return recompose(recorded["config"], [*first, *overrides], settings.run)
+    except ConfigError as error:
+        if own_config() is None and (folder := recorded.get("config_dir")):
+            raise ConfigError(
+                f"{error}\nthe run was started with --config-dir {folder}: "
+                "name that folder again if the options are there"
+            ) from None
+        raise
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{Path(settings.run) / RESULT}: its config cannot be read "
+            f"({type(error).__name__}: {error})"
+        ) from None
 
 
-def _tied(fields: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
-    return {key: f"${{memory.{key}}}" if key in knobs else fields[key] for key in fields}
-
-
-def make_folder(run_folder: Path, output: str | None) -> Path:
+@contextmanager
+def new_folder(run_folder: Path, output: str | None) -> Iterator[Path]:
     """Make the folder of the records, which nobody else writes to.
 
-    Raises `ConfigError` if `output` exists.
+    It is removed again if an error or a signal comes before the records are complete. Raises
+    `ConfigError` if `output` exists.
     """
-    if output is not None:
+    if output is None:
+        folder = make_numbered_folder(run_folder, "eval")
+    else:
+        folder = Path(output)
         try:
-            Path(output).mkdir(parents=True)
+            folder.mkdir(parents=True)
         except FileExistsError:
             raise ConfigError(f"output={output} exists; name a new folder") from None
-        return Path(output)
-    return make_numbered_folder(run_folder, "eval")
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def evaluate(
-    run_folder: Path, recorded: dict[str, Any], config: Config, output: str | None
+    run_folder: Path,
+    recorded: dict[str, Any],
+    config: Config,
+    resolved: dict[str, Any],
+    overrides: Sequence[str],
+    output: str | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Load the run's weights and documents, evaluate, and give the new folder of the records too.
+    """Load the run's weights and the documents, evaluate, record; give folder and record.
 
-    Raises ValueError if the documents are no longer those of the run, or the weights do not fit.
+    Raises ValueError if documents that nobody changed are no longer those of the run, or if the
+    weights cannot be loaded or do not fit.
     """
     import torch
-    from transformers import AutoModelForCausalLM, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from unimem.data.build import build_corpus
     from unimem.evaluation.run import evaluate_all
-    from unimem.model.attach import attach, load_memory
+    from unimem.model.attach import attach
     from unimem.training.devices import device_type
+    from unimem.training.environment import git_commit, machine, versions
     from unimem.training.folder import weights_folder
+    from unimem.training.loggers import mirror_evaluation
     from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of
 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     weights = weights_folder(run_folder, recorded["config"])
-    corpus = build_corpus(with_tokenizer_of(weights, config.data))
+    other_data = reads_other_data(overrides)
+    if other_data:
+        require_tokenizer(config.data, weights)
+    data = with_tokenizer_of(weights, config.data)
+    if other_data:
+        resolved = resolved | {"data": data.model_dump()}
+    corpus = build_corpus(data)
     digest = recorded["corpus"]["digest"]
-    if corpus.digest != digest:
+    if corpus.digest != digest and not other_data:
         raise ValueError(
             f"data={config.data.kind} is not what the run was trained on: digest "
-            f"{corpus.digest[:12]}, but {digest[:12]} then; bring those documents back"
+            f"{corpus.digest[:12]}, but {digest[:12]} then; bring those documents back, or name "
+            "other ones to evaluate on, with data=..."
         )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        weights, local_files_only=True, use_safetensors=True, dtype="auto"
-    )
-    require_vocabulary(str(weights), corpus, config.data)
+    require_vocabulary(str(weights), corpus, data)
+    model = load_weights(weights)
     attach(model, config.memory, config.attention.backend)
-    load_memory(model, weights)
+    load_memory_weights(model, weights)
     device = torch.device(device_type(config.trainer))
-    folder = make_folder(run_folder, output)
-    return folder, evaluate_all(
-        cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)),
-        corpus,
-        segment_length=config.memory.segment_length,
-        settings=config.evaluation,
-        folder=folder,
-    )
+    num_layers = model.config.num_hidden_layers
+    with new_folder(run_folder, output) as folder:
+        evaluation = evaluate_all(
+            cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)),
+            corpus,
+            segment_length=config.memory.segment_length,
+            settings=config.evaluation,
+            folder=folder,
+        )
+        record = {
+            "status": "finished",
+            "name": f"{run_folder.absolute().name}/{folder.name}",
+            "run": str(run_folder),
+            "signature": recorded["signature"],
+            "study": config.study,
+            "seed": config.seed,
+            "method": config.method.name,
+            "memory": config.memory.flat(num_layers),
+            "overrides": list(overrides),
+            "corpus": {
+                "digest": corpus.digest,
+                "trained_on": digest,
+                "vocabulary": corpus.vocabulary,
+                "summary": corpus.summary(),
+                "skipped": corpus.skipped,
+            },
+            "evaluation": evaluation,
+            "versions": versions(),
+            "commit": git_commit(),
+            "machine": machine(),
+            "config": resolved,
+        }
+        write_json_atomic(folder / RESULT, record)
+    about = resolved | {"overrides": list(overrides)}
+    if command := mirror_evaluation(config, about, evaluation, folder, run_folder):
+        print(f"W&B: to send it: {command}")
+    return folder, record
+
+
+def load_weights(folder: Path) -> "PreTrainedModel":
+    """Load the model of a run. Raises ValueError, which names the folder, if it is damaged."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype="auto",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        files = ", ".join(sorted(path.name for path in folder.glob("*.safetensors*"))) or "none"
+        raise ValueError(
+            f"the weights in {folder} cannot be loaded ({reason}); files there: {files}; "
+            "one is damaged or missing: bring it back, or train the run again"
+        ) from None
+    model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise ValueError(
+            f"the weights in {folder} are not those of its config.json: {len(lacking)} are missing "
+            f"or of another shape, the first is {lacking[0]}"
+        )
+    return model
+
+
+def load_memory_weights(model: "PreTrainedModel", folder: Path) -> None:
+    """Load what memory adds to the weights. Raises ValueError, which names the file."""
+    from safetensors import SafetensorError
+
+    from unimem.model.attach import WEIGHTS_NAME, load_memory
+
+    try:
+        load_memory(model, folder)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS_NAME} cannot be loaded ({error}): it is damaged or missing; "
+            "bring it back, or train the run again"
+        ) from None
 
 
 def table(evaluation: dict[str, Any]) -> list[str]:
@@ -162,26 +321,34 @@ def table(evaluation: dict[str, Any]) -> list[str]:
     lines = [
         f"{evaluation['documents']} documents, {evaluation['tokens']} tokens scored; "
         f"{evaluation['protocol']}",
-        f"{'memory':<25} {'nats/token':>10} {'95 % interval':>18} {'perplexity':>11}",
+        f"{'loss':<{_WIDTH}} {'nats/token':>10} {'95 % interval':>18} {'perplexity':>11}",
     ]
     for name, score in evaluation["scores"].items():
-        lines.append(
-            f"{_cells(name, score['nll'], score['interval'])} {score['perplexity']:>11.3f}"
-        )
+        cells = _cells(LABELS[name], score["nll"], score["interval"])
+        perplexity = score["perplexity"]
+        lines.append(f"{cells} {'-' if perplexity is None else f'{perplexity:.3f}':>11}")
     for name, bound in evaluation["bounds"].items():
-        lines.append(_cells(f"best possible, {name}", bound["nll"], bound["interval"]))
+        lines.append(_cells(LABELS[f"bound_{name}"], bound["nll"], bound["interval"]))
     for name, difference in evaluation["comparisons"].items():
-        better = f"better in {difference['better']} of {difference['documents']} documents"
-        cells = _cells(name, difference["difference"], difference["interval"])
+        better = f"lower in {difference['better']} of {difference['documents']} documents"
+        other = LABELS[name.removeprefix("own-")]
+        cells = _cells(f"own memory - {other}", difference["difference"], difference["interval"])
         lines.append(f"{cells}  {better}")
-    lines += [f"not read: {name}: {reason}" for name, reason in evaluation["skipped"].items()]
+    lines += [
+        f"left out: {LABELS.get(name, name)}: {reason}"
+        for name, reason in evaluation["skipped"].items()
+    ]
     return lines + [f"WARNING: {warning}" for warning in evaluation["warnings"]]
 
 
-def _cells(name: str, mean: float, interval: list[float | None]) -> str:
+_WIDTH = 49
+
+
+def _cells(name: str, mean: float | None, interval: list[float | None]) -> str:
     low, high = interval
     shown = "one document" if low is None or high is None else f"[{low:.4f}, {high:.4f}]"
-    return f"{name:<25} {mean:>10.4f} {shown:>18}"
+    level = "not a number" if mean is None else f"{mean:.4f}"
+    return f"{name:<{_WIDTH}} {level:>10} {shown:>18}"
 
 
 if __name__ == "__main__":
