@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 
 from unimem.evaluation.statistics import (
+    LEAST_P,
     by_position,
     compare,
     mean_nll,
+    of_several,
+    perplexity,
     position_edges,
     several_seeds,
 )
+from unimem.results.comparison import holm
 
 
 def test_mean_is_weighted_by_tokens():
@@ -94,17 +98,20 @@ def test_buckets_are_segments_or_their_doublings():
     assert position_edges(1000, 10) == [0, 10, 20, 40, 80, 160, 320, 640, 1280]
 
 
-def test_seeds_widen_the_interval():
-    """Five models that differ by more than documents do: the error is that of five numbers."""
+def test_seeds_that_differ_by_more_than_documents_give_students_interval():
     rng, document = np.random.default_rng(5), np.repeat(np.arange(100), 10)
     models = np.array([-0.3, -0.2, -0.1, 0.0, 0.1])
     differences = models[:, None] + rng.normal(0, 0.01, (5, 1000))
     estimate = several_seeds(differences, document)
     assert estimate.mean == pytest.approx(-0.1, abs=1e-3)
-    error = models.std() / np.sqrt(5)
-    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    error = models.std(ddof=1) / np.sqrt(5)
+    assert estimate.seed_error == pytest.approx(error, rel=0.02)
+    # Student's 97.5 % quantile with four degrees of freedom is 2.776.
+    assert estimate.high - estimate.low == pytest.approx(2 * 2.776 * error, rel=0.02)
+    # t = -0.1 / error = -1.414; the documents' part is small.
+    assert estimate.p == pytest.approx(0.2302, abs=0.005)
     alone = several_seeds(differences[:1], document)
-    assert alone.high - alone.low < 0.01
+    assert alone.high - alone.low < 0.01 and alone.seed_error == 0
 
 
 def test_seeds_that_agree_leave_the_interval_of_documents():
@@ -112,3 +119,78 @@ def test_seeds_that_agree_leave_the_interval_of_documents():
     same = several_seeds(np.stack([effect] * 4), np.arange(200))
     once = mean_nll(effect, np.arange(200))
     assert (same.mean, same.low, same.high) == pytest.approx((once.mean, once.low, once.high))
+    assert same.of_documents == pytest.approx((once.low, once.high))
+
+
+@pytest.mark.parametrize("shift", [-0.3, -0.1, 0.05, 0.2, 1.0])
+def test_p_is_below_5_percent_where_the_interval_leaves_zero_out(shift):
+    rng = np.random.default_rng(7)
+    differences = shift + rng.normal(0, 0.5, 30) + rng.normal(0, 0.05, (3, 1))
+    estimate = several_seeds(differences, np.arange(30))
+    assert (estimate.p < 0.05) == (not estimate.low <= 0 <= estimate.high)
+    mirrored = several_seeds(-differences, np.arange(30))
+    assert mirrored.p == pytest.approx(estimate.p, rel=0.2)
+
+
+def test_p_of_nothing_is_1_and_of_certainty_the_least_there_is():
+    document = np.arange(5)
+    assert several_seeds(np.zeros((3, 5)), document).p == 1
+    assert several_seeds(np.ones((3, 5)), document).p == pytest.approx(LEAST_P)
+    assert several_seeds(np.ones((3, 1)), np.zeros(1)).p == 1  # a single document
+
+
+def test_jackknife_of_a_difference_is_its_spread_over_seeds():
+    rng = np.random.default_rng(8)
+    losses = rng.normal(2, 0.3, (2, 4, 60))
+    document = np.repeat(np.arange(20), 3)
+    made = of_several(losses, document, lambda means: means[0] - means[1])
+    expected = several_seeds(losses[0] - losses[1], document)
+    assert [made.mean, made.low, made.high] == pytest.approx(
+        [expected.mean, expected.low, expected.high]
+    )
+    assert made.seed_error == pytest.approx(expected.seed_error)
+
+
+def test_a_ratio_of_proportional_gains_is_certain():
+    gains = np.random.default_rng(9).normal(1, 0.2, (3, 40))
+    losses = np.stack([gains, 0.25 * gains])
+    made = of_several(losses, np.arange(40), lambda means: means[1] / means[0])
+    assert (made.low, made.mean, made.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def two_levels(rng, ratio, seeds=3, documents=60):
+    """Give differences [K, D] without an effect; seeds vary by `ratio` standard errors."""
+    of_documents = rng.normal(0, np.sqrt(documents), documents)
+    return of_documents + rng.normal(0, ratio, (seeds, 1))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 3, 20])
+def test_three_seeds_cover_the_truth_however_much_they_differ(ratio):
+    rng, covered = np.random.default_rng(10), 0
+    for trial in range(300):
+        estimate = several_seeds(two_levels(rng, ratio), np.arange(60), seed=trial)
+        covered += estimate.low <= 0 <= estimate.high
+    # Of 300 at a coverage of 93 %, 267 or fewer are seen in one case of a hundred.
+    assert covered > 267
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [0.5, 1, 2, 3, 5, 20])
+def test_coverage_and_false_claims_over_three_seeds(ratio):
+    """No effect: 95 % intervals cover it, and of 28 comparisons with Holm's p hardly any errs."""
+    rng, covered, false, studies = np.random.default_rng(11), 0, 0, 120
+    for study in range(studies):
+        estimates = [
+            several_seeds(two_levels(rng, ratio), np.arange(60), seed=28 * study + i)
+            for i in range(28)
+        ]
+        covered += sum(estimate.low <= 0 <= estimate.high for estimate in estimates)
+        false += min(holm([estimate.p for estimate in estimates])) < 0.05
+    assert covered / (28 * studies) >= 0.935
+    # At 5 %, more than 12 of 120 are seen in one case of a hundred.
+    assert false <= 12
+
+
+def test_perplexity_of_a_loss_beyond_floats_is_infinite():
+    assert perplexity(0.0) == 1 and perplexity(1e4) == np.inf and np.isnan(perplexity(np.nan))
+    assert perplexity([1.0, 710.0]).tolist() == [pytest.approx(np.e), np.inf]

@@ -64,7 +64,7 @@ def test_claim_command_and_missing_cells_are_named(page):
     assert f"{head}\n\nThe deeper layer is the better one." in text
     assert "| injection_layer=1 | 5.5 |" in text
     assert "unimem-sweep sweeps=" in text
-    assert "5 of 6 cells are finished." in text and f"{LEFT_OUT}: not begun" in text
+    assert "5 of 6 cells finished." in text and f"{LEFT_OUT}: not begun" in text
 
 
 def test_what_the_cells_ran_on_is_told_once(page):

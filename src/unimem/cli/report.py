@@ -1,15 +1,16 @@
 """The quickstart's report: tables with intervals, verdicts in words, figures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unimem.evaluation.claims import Exhibit, known_truth, same_weights
-from unimem.evaluation.statistics import Estimate
+from unimem.evaluation.statistics import Estimate, perplexity
 from unimem.evaluation.tokens import TokenTable
+from unimem.results.blocks import written
 from unimem.results.plots import Curve, plot_by_position
 from unimem.results.records import read_result, write_bytes_atomic
+from unimem.results.tables import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def _markov(folder: Path, seeds: int) -> Section:
             "What can be known of a document stands only in the document itself, so the best "
             "possible loss is known, with and without memory. "
             f"Segments of {segment_length} tokens, {config['memory']['size']} tokens of memory, "
-            f"{_count(seeds, 'seed')}."
+            f"{counted(seeds, 'seed')}."
         ),
         exhibit=exhibit,
         figure="markov_by_position.png",
@@ -155,10 +156,6 @@ def _table(head: str, estimates: Mapping[str, Estimate], sign: str) -> list[str]
     lines.append("|---|---|---|---|")
     for name, estimate in estimates.items():
         mean, low, high = (f"{x:{sign}.3f}" for x in (estimate.mean, estimate.low, estimate.high))
-        perplexity = f"{math.exp(estimate.mean):.3f}"
-        lines.append(f"| {name:<42} | {mean:>14} | [{low}, {high}] | {perplexity} |")
+        factor = written(perplexity(estimate.mean), ".3f")
+        lines.append(f"| {name:<42} | {mean:>14} | [{low}, {high}] | {factor} |")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

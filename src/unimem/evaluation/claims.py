@@ -1,6 +1,7 @@
 """What an exhibit claims, tested on the losses of its tokens.
 
-A claim is settled by an interval over documents, never by a mean alone.
+A claim is settled by an interval, never by a mean alone: over seeds and documents, or with one seed
+over documents, which says nothing of what other seeds would give.
 """
 
 import math

@@ -11,6 +11,7 @@ from unimem.evaluation.statistics import (
     Estimate,
     by_position,
     mean_nll,
+    perplexity,
     position_edges,
 )
 from unimem.evaluation.tokens import TokenTable
@@ -39,11 +40,11 @@ def positions_record(table: TokenTable, segment_length: int) -> dict[str, Any]:
 def score_record(
     nll: np.ndarray, document: np.ndarray, read: Scores, bytes_read: int | None
 ) -> dict[str, Any]:
-    """Describe one reading; perplexity is that of the mean loss."""
+    """Describe one reading; perplexity is that of the mean loss, None above 709 nats."""
     estimate = mean_nll(nll, document)
     bits = nll.sum(dtype=np.float64) / math.log(2)
     return estimate_record(estimate) | {
-        "perplexity": _round(math.exp(estimate.mean)),
+        "perplexity": _round(perplexity(estimate.mean)),
         "bits_per_byte": None if bytes_read is None else _round(float(bits) / bytes_read),
         "seconds": _round(read.seconds),
         "tokens_per_second": _round(read.tokens_per_second),

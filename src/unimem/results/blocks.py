@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+LARGE = 1e9
+"""Numbers from here on are written with an exponent."""
+
 
 class Block(Protocol):
     """A part of a page."""
@@ -94,6 +97,13 @@ class Code:
         return f"<pre>{html.escape(self.text)}</pre>"
 
 
+def written(value: float, form: str) -> str:
+    """Write a number in a format; of a very large one the first digits only."""
+    if math.isfinite(value) and abs(value) >= LARGE:
+        return f"{100 * value:.3g}%" if form.endswith("%") else f"{value:.3g}"
+    return f"{value:{form}}"
+
+
 @dataclass(frozen=True)
 class Measured:
     """A number of a table with its interval (NaN if it is not known), written in a format."""
@@ -108,14 +118,14 @@ class Measured:
         """The interval alone."""
         if math.isnan(self.low):
             return "one document"
-        return f"[{self.low:{self.form}}, {self.high:{self.form}}]"
+        return f"[{written(self.low, self.form)}, {written(self.high, self.form)}]"
 
     def __str__(self) -> str:
-        return f"{self.mean:{self.form}} {self.interval}"
+        return f"{written(self.mean, self.form)} {self.interval}"
 
     def html(self) -> str:
         """Give it in HTML: the interval below the number."""
-        return f"{self.mean:{self.form}}<small>{self.interval}</small>"
+        return f"{written(self.mean, self.form)}<small>{self.interval}</small>"
 
 
 @dataclass(frozen=True, kw_only=True)

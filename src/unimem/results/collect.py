@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from unimem.evaluation.statistics import perplexity
 from unimem.results.records import CONFIG, RESULT, read_result
 
 STUDY = "study.json"
@@ -165,11 +166,17 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
     }
     if result:
         own = result["evaluation"]["scores"]["own"]
-        low, high = (None if x is None else math.exp(x) for x in own["interval"])
+        low, high = (_perplexity(x) for x in own["interval"])
         row |= {key: own[key] for key in ("nll", "perplexity", "bits_per_byte")}
         row |= {"perplexity_low": low, "perplexity_high": high}
         row |= {key: result[key] for key in ("tokens_seen", "seconds", "peak_memory_bytes")}
     return row
+
+
+def _perplexity(nll: float | None) -> float | None:
+    """Give e^nll; None where that is no number."""
+    value = math.inf if nll is None else float(perplexity(nll))
+    return value if math.isfinite(value) else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,11 +11,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unimem.results.blocks import Measured
-from unimem.results.bootstrap import interval, resample
-from unimem.results.comparison import SEEDS, Panel, common_seeds, compare, difference, lowest
+from unimem.evaluation.statistics import Estimate, of_several, perplexity
+from unimem.results.blocks import Measured, written
+from unimem.results.comparison import (
+    SEEDS,
+    Panel,
+    common_seeds,
+    compare,
+    difference,
+    lowest,
+    p_words,
+)
 from unimem.results.readings import Readings
 from unimem.results.select import Select, number
+from unimem.results.tables import counted
 
 Verdict = Literal["held", "did not hold", "not decided"]
 Values = Mapping[str, Any]
@@ -60,18 +69,17 @@ def best(panel: Panel, values: Values) -> Judgement:
     said = [_level(panel, own.place)]
     numbers: dict[str, Any] = {
         "best": own.label,
-        "p": {panel.labels[i]: float(f"{paired[i].p:.3g}") for i in paired},
+        "p": {panel.labels[i]: p_words(paired[i].p) for i in paired},
     }
     if paired:
         near = min(paired, key=lambda i: paired[i].estimate.mean)
-        estimate = paired[near].estimate
-        value = Measured(estimate.mean, estimate.low, estimate.high, "+.4f")
+        value = _measured(paired[near].estimate, "+.4f")
         said.append(f"next {_level(panel, near)}, {value} nats per token from it")
-        said.append(f"p {paired[near].p:.2g} (Holm), {_count(paired[near].seeds)}")
+        said.append(f"p {p_words(paired[near].p)} ({_over(paired[near].seeds)}; Holm)")
         numbers |= _numbers(value, 0.0, paired[near].seeds)
     seeds = {i: paired[i].seeds if i in paired else 0 for i in others if i not in worse}
     alike = [
-        panel.labels[i] + (f" ({_count(n)} in common)" if n < SEEDS else "")
+        panel.labels[i] + (f" ({counted(n, 'seed')} in common)" if n < SEEDS else "")
         for i, n in seeds.items()
     ]
     waiting = [group.label for group in panel.waiting]
@@ -90,19 +98,25 @@ def share(panel: Panel, values: Values) -> Judgement:
     """`share` has at least this share of the gain that `of` has over `from`."""
     picks = [_pick(panel, values[key]) for key in ("share", "of", "from")]
     losses, seeds = _losses(panel, picks)
-    perplexity = values["on"] == "perplexity"
-    means, drawn = losses.mean((1, 2)), resample(losses, panel.readings[0].table.document)
-    if perplexity:
-        means, drawn = np.exp(means), np.exp(drawn)
-    gain, gains = means[2] - means[1], drawn[2] - drawn[1]
-    unit = "perplexity" if perplexity else "nats per token"
-    whole = Measured(gain, *interval(gains), "+.4f")
+    document = panel.readings[0].table.document
+    unit = "perplexity" if values["on"] == "perplexity" else "nats per token"
+
+    def worth(means: np.ndarray) -> np.ndarray:
+        return perplexity(means) if unit == "perplexity" else means
+
+    def gain(means: np.ndarray) -> np.ndarray:
+        return worth(means)[2] - worth(means)[1]
+
+    def part(means: np.ndarray) -> np.ndarray:
+        return (worth(means)[2] - worth(means)[0]) / gain(means)
+
+    whole = _measured(of_several(losses, document, gain), "+.4f")
     if not whole.low > 0:
         raise UndecidedError(
             f"{picks[1].label} has no clear gain over {picks[2].label}: {whole} {unit}, "
-            f"{_count(len(seeds))}"
+            f"{counted(len(seeds), 'seed')}"
         )
-    value = Measured((means[2] - means[0]) / gain, *interval((drawn[2] - drawn[0]) / gains), ".1%")
+    value = _measured(of_several(losses, document, part), ".1%")
     said = f"{picks[0].label} has {value} of the gain {whole.mean:.4f} {unit}"
     return _decide(value, values["at_least"], "above", picks, panel, said)
 
@@ -116,11 +130,15 @@ def spread(panel: Panel, values: Values) -> Judgement:
         raise UndecidedError(f"they share fewer than two values of {over}")
     picks = [_Pick(panel, curve[x]) for curve in curves for x in common]
     losses, _ = _losses(panel, picks)
-    drawn = resample(losses, panel.readings[0].table.document)
-    # Both sides' ranges at once: [2, values, ...].
-    means, drawn = (a.reshape(2, len(common), -1) for a in (losses.mean((1, 2)), drawn))
-    (own, other), ranges = np.ptp(means, 1).ravel(), np.ptp(drawn, 1)
-    value = Measured(own - other, *interval(ranges[0] - ranges[1]), "+.4f")
+    # The settings of both sides are behind one another.
+    size = len(common)
+    found = of_several(
+        losses,
+        panel.readings[0].table.document,
+        lambda means: np.ptp(means[:size], 0) - np.ptp(means[size:], 0),
+    )
+    own, other = (float(np.ptp(side.mean((1, 2)))) for side in (losses[:size], losses[size:]))
+    value = _measured(found, "+.4f")
     said = (
         f"ranges over {over}={', '.join(f'{x:g}' for x in common)}: {values['spread']} {own:.4f}, "
         f"{values['below']} {other:.4f}, difference {value} nats per token"
@@ -214,7 +232,7 @@ def _falls_from(panel: Panel, own: _Pick, other: _Pick) -> Judgement:
     _common(panel, [own, other])
     paired = difference(panel.readings[own.place], panel.readings[other.place])
     assert paired is not None
-    value = Measured(paired[0].mean, paired[0].low, paired[0].high, "+.4f")
+    value = _measured(paired, "+.4f")
     levels = f"{_level(panel, own.place)}, {_level(panel, other.place)}"
     said = f"{levels}, difference {value} nats per token"
     return _decide(value, 0.0, "below", [own, other], panel, said)
@@ -256,7 +274,7 @@ def _decide(
     readings = [panel.readings[pick.place] for pick in picks]
     seeds = len(common_seeds(readings))
     why = _few(readings)
-    words = [said] if why else [said, _count(seeds)]
+    words = [said] if why else [said, counted(seeds, "seed")]
     if not why and math.isnan(value.low):
         why = ONE_DOCUMENT
     elif not why and value.low <= bound <= value.high:
@@ -276,7 +294,11 @@ def _few(readings: Sequence[Readings]) -> str:
         return ""
     missing = [cell.label for r in readings for cell in r.group.waiting]
     told = f", not finished: {', '.join(dict.fromkeys(missing))}" if missing else ""
-    return f"{_count(len(seeds))} in common, {SEEDS} are needed{told}"
+    return f"{counted(len(seeds), 'seed')} in common, {SEEDS} are needed{told}"
+
+
+def _measured(estimate: Estimate, form: str) -> Measured:
+    return Measured(estimate.mean, estimate.low, estimate.high, form)
 
 
 def _numbers(value: Measured, bound: float, seeds: int) -> dict[str, Any]:
@@ -287,11 +309,13 @@ def _numbers(value: Measured, bound: float, seeds: int) -> dict[str, Any]:
 
 def _level(panel: Panel, place: int) -> str:
     mean = panel.levels[place].mean
-    return f"{panel.labels[place]} at {mean:.4f} (perplexity {math.exp(mean):.3f})"
+    factor = written(perplexity(mean), ".3f")
+    return f"{panel.labels[place]} at {mean:.4f} (perplexity {factor})"
 
 
-def _count(seeds: int) -> str:
-    return f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
+def _over(seeds: int) -> str:
+    """Say over what a p-value is."""
+    return "over documents alone, 1 seed" if seeds == 1 else f"over {seeds} seeds and documents"
 
 
 def _sentence(words: Sequence[str], picks: Sequence[_Pick]) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimem.evaluation.statistics import Estimate, several_seeds
+from unimem.evaluation.statistics import Estimate, SeedEstimate, several_seeds
 from unimem.evaluation.tokens import TokenTable
 from unimem.results.study import CellRecord, Group
 
+LEAST_GAP = 1e-6
+"""Nats per token below which two best possible losses are the same; they are kept as float32."""
 CONTROLS = {"off": "memory off", "other": "another document's memory"}
 """The controls, and what they are in words."""
 
@@ -50,7 +52,7 @@ class Readings:
         known = [value for value in self.each(*path) if value is not None]
         return statistics.median(known) if len(known) == len(self.cells) else None
 
-    def level(self) -> Estimate:
+    def level(self) -> SeedEstimate:
         """Estimate the mean loss over seeds and documents."""
         return several_seeds(self.own, self.table.document)
 
@@ -60,18 +62,28 @@ class Readings:
             return None
         return several_seeds(self.controls[control] - self.own, self.table.document)
 
+    def gap(self) -> float | None:
+        """Give the best possible loss without memory less that with all of it, in nats per token.
+
+        None if they are not known.
+        """
+        columns = self.table.columns
+        if "bound_none" not in columns:
+            return None
+        none = columns["bound_none"].astype(np.float64)
+        return float((none - columns["bound_unlimited"]).mean())
+
     def gap_closed(self, control: str | None = None) -> Estimate | None:
         """Estimate which share of the way from the best loss without memory to the best with it.
 
-        With the own memory, or under a control. None if the best possible losses are not known, or
-        the control was not read.
+        With the own memory, or under a control. None if the best possible losses are not known or
+        memory can tell nothing, so that there is no gap, or the control was not read.
         """
         losses = self.own if control is None else self.controls.get(control)
-        columns = self.table.columns
-        if "bound_none" not in columns or losses is None:
+        gap = self.gap()
+        if losses is None or gap is None or gap < LEAST_GAP:
             return None
-        none = columns["bound_none"].astype(np.float64)
-        gap = float((none - columns["bound_unlimited"]).mean())
+        none = self.table.columns["bound_none"].astype(np.float64)
         beyond = several_seeds(losses - none, self.table.document)
         return Estimate(
             mean=-beyond.mean / gap,

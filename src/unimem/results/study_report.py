@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unimem.evaluation.statistics import few_documents
 from unimem.results.blocks import Block, Code, Contents, Heading, Paragraph, Picture, Table
 from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
@@ -16,15 +17,18 @@ from unimem.results.records import write_bytes_atomic, write_json_atomic
 from unimem.results.study import StudyRecord
 from unimem.results.study_figures import draw_readings, draw_settings
 from unimem.results.study_tables import LOSSES, panel_tables, study_tables
+from unimem.results.tables import counted
 
 PAGE, TEXT, VERDICTS = "report.html", "report.md", "verdicts.json"
 
 METHOD = (
-    "Losses are means over tokens; intervals are 95 % two-level bootstrap intervals, over seeds "
-    "and documents. Differences are paired: the same tokens, the same seeds; p is corrected for "
-    "the number of rows (Holm). A difference is claimed, and the lowest loss marked, only with "
+    "Losses are means over tokens. Intervals are at 95 %, over seeds and documents: Student's t "
+    "over the means of the seeds and a bootstrap over documents, combined. Differences are paired: "
+    "the same tokens, the same seeds; p is over seeds and documents too, and corrected for the number "
+    "of rows (Holm). A difference is claimed, and the lowest loss marked, only with "
     f"p < 0.05 and {SEEDS} seeds or more on both sides; '≈' marks the settings that cannot be "
-    "told from the lowest. Over few seeds a bootstrap interval is rather too narrow."
+    "told from the lowest. The interval and p of a single seed are over documents alone: they say "
+    "nothing of what other seeds would give. Two seeds give wide intervals, and no claim."
 )
 
 
@@ -137,13 +141,16 @@ def _blocks(
     for panel in found:
         prefix = f"{_slug(panel.name)}_" if len(found) > 1 else ""
         level = panel.levels[0]
-        read = f"Read: {level.documents} documents, {level.tokens} tokens scored."
+        read = f"Evaluated: {counted(level.documents, 'document')}, {level.tokens:,} tokens scored."
+        few = few_documents(level.documents)
+        read += f" {few}" if few else ""
         rest += [Heading(f"Results on {panel.name}"), Paragraph(f"{panel.corpus}. {read}")]
         rest += [*draw_settings(panel, folder, prefix), *panel_tables(panel, prefix)]
         rest += draw_readings(panel, folder, prefix)
     rest += study_tables(study, found)
     headings = [block for block in rest if isinstance(block, Heading) and block.level == 2]
-    done = f"{len(study.cells) - len(study.unfinished)} of {len(study.cells)} cells are finished."
+    finished = len(study.cells) - len(study.unfinished)
+    done = f"{finished} of {counted(len(study.cells), 'cell')} finished."
     top += [Heading("Command"), Code(study.command), Paragraph(done), Contents(headings)]
     return [*top, *rest]
 

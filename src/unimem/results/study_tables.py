@@ -1,16 +1,16 @@
 """The tables of a study's report."""
 
-import math
 from collections.abc import Iterator, Sequence
 
-from unimem.evaluation.statistics import Estimate
-from unimem.results.blocks import Block, Code, Heading, Measured, Paragraph, Table
-from unimem.results.comparison import Panel
+from unimem.evaluation.statistics import Estimate, perplexity
+from unimem.results.blocks import Block, Code, Heading, Measured, Paragraph, Table, written
+from unimem.results.comparison import Panel, p_words
 from unimem.results.readings import CONTROLS, Readings
 from unimem.results.study import StudyRecord, differing
 from unimem.results.study_figures import evaluation_cost, training_cost
 from unimem.results.tables import short
 
+GAP_CLOSED = "share of the gap closed"
 LOSSES = "losses"
 """What the name of a table of losses ends with."""
 
@@ -50,10 +50,17 @@ def _levels(panel: Panel, name: str) -> Iterator[Block]:
         row += [] if gap is None else [_measured(gap, ".1%")]
         rows.append([*row, f"{len(r.seeds)} of {len(r.group.cells)}", _each_seed(r)])
     head = ["setting", "nats per token", "perplexity", *(["bits per byte"] if any(bits) else [])]
-    head += ["share of the gap closed"] if gaps[0] is not None else []
+    head += [GAP_CLOSED] if gaps[0] is not None else []
     best = frozenset({panel.best}) if len(panel.ties) == 1 < len(panel.readings) else frozenset()
     head += ["seeds", "perplexity of each seed"]
     yield Table(name=name, head=head, rows=rows, marked=best)
+    gap = panel.readings[0].gap()
+    if gap is not None and gaps[0] is None:
+        yield Paragraph(
+            "The best losses possible with and without memory are the same on these documents "
+            f"({gap:.1e} nats per token apart): memory can tell nothing here, because hardly any "
+            "document is longer than a segment. There is no gap to close."
+        )
     if gaps[0] is not None:
         yield Paragraph(
             "The gap lies between the best losses possible without memory (0 %) and with all of "
@@ -73,7 +80,7 @@ def _differences(panel: Panel, name: str) -> Iterator[Block]:
         e = paired.estimate
         verdict = ("better" if e.mean < 0 else "worse") if paired.claimed else "not claimed"
         row = [r.group.label, _measured(e, "+.4f"), _perplexity(e, ".4f")]
-        rows.append([*row, _p(paired.p), str(paired.seeds), verdict])
+        rows.append([*row, p_words(paired.p), str(paired.seeds), verdict])
     yield Heading(f"Difference from {panel.labels[panel.reference]}", 3)
     head = ["setting", "nats per token", "perplexity ratio", "p (Holm)", "seeds", "verdict"]
     yield Table(name=name, head=head, rows=rows)
@@ -168,19 +175,14 @@ def _settings(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
         yield Table(name="settings", head=head, rows=[list(row) for row in rows], prose=True)
 
 
-def _p(p: float) -> str:
-    """Write a p-value; the normal law that it rests on says nothing of the far tails."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
-
-
 def _measured(estimate: Estimate, form: str) -> Measured:
     return Measured(estimate.mean, estimate.low, estimate.high, form)
 
 
 def _perplexity(estimate: Estimate, form: str) -> Measured:
-    mean, low, high = (math.exp(x) for x in (estimate.mean, estimate.low, estimate.high))
+    mean, low, high = perplexity([estimate.mean, estimate.low, estimate.high]).tolist()
     return Measured(mean, low, high, form)
 
 
 def _each_seed(readings: Readings) -> str:
-    return ", ".join(f"{math.exp(nll):.3f}" for nll in readings.own.mean(1, dtype=float))
+    return ", ".join(written(x, ".3f") for x in perplexity(readings.own.mean(1, dtype=float)))

@@ -76,8 +76,13 @@ def short(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+        return f"{value:.0f}" if 1e5 <= abs(value) < 1e9 else f"{value:.5g}"
     return str(_plain(value))
+
+
+def counted(number: int, what: str) -> str:
+    """Give a number with its noun: 1 seed, 2 seeds."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _cells(rows: Rows, columns: Sequence[str]) -> list[list[str]]:
