@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unimem.evaluation.statistics import perplexity
 from unimem.evaluation.tokens import TokenTable
 from unimem.results.comparison import Panel, panels
 from unimem.results.study import StudyRecord, read_study
@@ -72,7 +73,7 @@ def _write(output: Path, i: int, cell: Made, seed: int) -> dict[str, Any]:
 
 def _result(cell: Made, seed: int) -> dict[str, Any]:
     plain = "method=vanilla" in cell.overrides
-    own = {"nll": cell.nll, "interval": [None, None], "perplexity": float(np.exp(cell.nll))}
+    own = {"nll": cell.nll, "interval": [None, None], "perplexity": float(perplexity(cell.nll))}
     own |= {"bits_per_byte": None, "tokens_per_second": cell.tokens_per_second}
     return {
         "seed": seed,

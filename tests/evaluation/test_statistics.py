@@ -175,10 +175,10 @@ def test_three_seeds_cover_the_truth_however_much_they_differ(ratio):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ratio", [0.5, 1, 2, 3, 5, 20])
+@pytest.mark.parametrize("ratio", [0.5, 2, 5, 20])
 def test_coverage_and_false_claims_over_three_seeds(ratio):
     """No effect: 95 % intervals cover it, and of 28 comparisons with Holm's p hardly any errs."""
-    rng, covered, false, studies = np.random.default_rng(11), 0, 0, 120
+    rng, covered, false, studies = np.random.default_rng(11), 0, 0, 80
     for study in range(studies):
         estimates = [
             several_seeds(two_levels(rng, ratio), np.arange(60), seed=28 * study + i)
@@ -187,8 +187,8 @@ def test_coverage_and_false_claims_over_three_seeds(ratio):
         covered += sum(estimate.low <= 0 <= estimate.high for estimate in estimates)
         false += min(holm([estimate.p for estimate in estimates])) < 0.05
     assert covered / (28 * studies) >= 0.935
-    # At 5 %, more than 12 of 120 are seen in one case of a hundred.
-    assert false <= 12
+    # At 5 %, more than 9 of 80 are seen in one case of a hundred.
+    assert false <= 9
 
 
 def test_perplexity_of_a_loss_beyond_floats_is_infinite():

@@ -6,6 +6,7 @@ import pytest
 from made_study import Made, make_study
 from small_study import LEFT_OUT, copy_of, small_study
 
+from unimem.cli.study_report import summary
 from unimem.paths import config_root
 from unimem.results.checks import read_checks
 from unimem.results.comparison import panels
@@ -240,3 +241,44 @@ def test_controls_and_the_gap_are_shown_where_they_were_read(tmp_path):
 
 def test_without_controls_there_is_no_table_of_them(page):
     assert "without their memory" not in page.with_suffix(".md").read_text()
+
+
+def test_a_study_with_runs_that_diverged_has_its_report(tmp_path):
+    cells = [
+        Made(overrides="trainer.learning_rate=1e15", nll=math.nan),
+        Made(overrides="trainer.learning_rate=0.1", nll=4e6),
+        Made(overrides="trainer.learning_rate=0.001"),
+    ]
+    make_study(tmp_path, *cells)
+    report = write(tmp_path, "made")
+    text = report.page.with_suffix(".md").read_text()
+    assert "| trainer.learning_rate=1e15 | no number | no number |" in text
+    assert "| inf [inf, inf] |" in text and "Difference from trainer.learning_rate=0.1" in text
+    assert "**trainer.learning_rate=0.001**" in text
+    assert not re.search(r"\d{30}", text)
+
+
+def test_a_study_of_diverged_runs_alone_has_tables_and_no_figures(tmp_path):
+    make_study(tmp_path, *(Made(overrides=f"seed_of={i}", nll=math.nan) for i in range(2)))
+    assert not write(tmp_path, "made").pictures
+
+
+@pytest.mark.parametrize(("unlimited", "shown"), [(2.0, False), (1.5, True)])
+def test_a_report_survives_a_gap_of_0(tmp_path, unlimited, shown):
+    bounds = {"bound_none": 2.0, "bound_unlimited": unlimited}
+    make_study(
+        tmp_path,
+        *(Made(overrides=f"method={m}", columns=bounds) for m in ("vanilla", "rmt")),
+    )
+    report = write(tmp_path, "made")
+    text = report.page.with_suffix(".md").read_text()
+    assert ("share of the gap closed" in text) == shown
+    assert ("memory can tell nothing here" in text) != shown
+    assert ("none: worse than the bound without memory" in "\n".join(summary(report))) == shown
+
+
+def test_few_documents_and_one_seed_are_told(tmp_path):
+    make_study(tmp_path, *(Made(overrides=f"method={m}", seeds=(0,)) for m in ("vanilla", "rmt")))
+    text = write(tmp_path, "made").page.with_suffix(".md").read_text()
+    assert "With fewer than about 50 documents intervals are too narrow" in text
+    assert "of a single seed are over documents alone" in text

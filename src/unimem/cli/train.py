@@ -23,6 +23,7 @@ def run(node: DictConfig) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from unimem.results.records import read_result
+    from unimem.results.tables import short
     from unimem.training.run import train
 
     set_up_logging()
@@ -35,7 +36,7 @@ def run(node: DictConfig) -> None:
     if rank_zero_only.rank:
         return
     for use, score in read_result(folder)["evaluation"]["scores"].items():
-        print(f"memory {use:<6} perplexity {score['perplexity']:.4f}  nll {score['nll']:.4f}")
+        print(f"memory {use:<6} perplexity {short(score['perplexity'])}  nll {short(score['nll'])}")
     print(f"results            {folder}")
 
 

@@ -19,7 +19,7 @@ from unimem.evaluation.records import (
 )
 from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import Scores, score
-from unimem.evaluation.statistics import compare, mean_nll
+from unimem.evaluation.statistics import compare, mean_nll, perplexity
 from unimem.evaluation.tokens import TokenTable
 from unimem.memory.plan import MemoryPlan
 from unimem.memory.unread import unread
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 PROTOCOL = "segments, memory reset at documents, first token of a document not scored"
 ROUNDING = 1e-5
 """Nats by which two readings of the same text may differ, by the order of sums alone."""
+DIVERGED = "the model has diverged, and perplexities are recorded as null"
 LEAK = "below the best possible loss: data or memory leaks"
 
 
@@ -83,8 +84,14 @@ def evaluate_all(
     bytes_read = None
     if corpus.token_bytes is not None:
         bytes_read = sum(int(corpus.token_bytes[text[1:]].sum()) for text in ids)
+    ages = None
+    if np.isfinite(table.columns["own"]).all():
+        ages = _ages(model, documents, segment_length, settings)
+    elif settings.age_documents:
+        skipped["ages"] = "the model has diverged"
     leaks = _leaks(table, plan, segment_length, corpus.vocab_size)
-    warnings = [*leaks, *_without_memory(table, plan, documents, segment_length)]
+    without = _without_memory(table, plan, documents, segment_length)
+    warnings = [*_diverged(table), *leaks, *without]
     for warning in warnings:
         logger.warning(warning)
     return {
@@ -109,7 +116,7 @@ def evaluate_all(
             if name != "own"
         },
         "by_position": positions_record(table, segment_length),
-        "ages": _ages(model, documents, segment_length, settings),
+        "ages": ages,
         "skipped": skipped,
         "warnings": warnings,
         "leak": bool(leaks),
@@ -181,6 +188,22 @@ def _without_memory(
             f"is the same to {ROUNDING:g} nats"
         )
     return [line for line in found if line is not None]
+
+
+def _diverged(table: TokenTable) -> list[str]:
+    """Name the uses of memory whose losses are no numbers, or that predict worse than any guess."""
+    found: list[str] = []
+    for use in ("own", "off", "other"):
+        if use not in table.columns:
+            continue
+        nll = table.columns[use]
+        bad = int((~np.isfinite(nll)).sum())
+        mean = float(nll.mean(dtype=np.float64))
+        if bad:
+            found.append(f"{DIVERGED} (memory {use}: {bad} of {len(nll)} losses are no numbers)")
+        elif not math.isfinite(perplexity(mean)):
+            found.append(f"{DIVERGED} (memory {use}: {mean:.4g} nats per token)")
+    return found
 
 
 def _leaks(table: TokenTable, plan: MemoryPlan, segment_length: int, vocab_size: int) -> list[str]:

@@ -121,10 +121,14 @@ class Measured:
         return f"[{written(self.low, self.form)}, {written(self.high, self.form)}]"
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "no number"
         return f"{written(self.mean, self.form)} {self.interval}"
 
     def html(self) -> str:
         """Give it in HTML: the interval below the number."""
+        if math.isnan(self.mean):
+            return str(self)
         return f"{written(self.mean, self.form)}<small>{self.interval}</small>"
 
 

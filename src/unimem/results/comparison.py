@@ -174,8 +174,12 @@ def p_words(p: float) -> str:
 
 
 def lowest(levels: Sequence[SeedEstimate], places: Iterable[int]) -> int:
-    """Give the place of the lowest mean among some."""
-    return min(places, key=lambda i: levels[i].mean)
+    """Give the place of the lowest mean among some; what has diverged comes last."""
+    return min(places, key=lambda i: _finite_or_last(levels[i].mean))
+
+
+def _finite_or_last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -198,13 +202,14 @@ def _panel(
     readings = [replace(r, group=group) for r, group in zip(readings, named, strict=False)]
     selected = [i for i, r in enumerate(readings) if chosen and chosen.matches(r.group.overrides)]
     plain = [i for i, r in enumerate(readings) if _without_memory(r)]
-    # A study of several corpora may name one reference; the other corpora go without that name.
-    reference = [*selected, *plain, 0][0]
     levels = tuple(r.level() for r in readings)
     everyone = range(len(readings))
+    finite = [i for i in everyone if math.isfinite(levels[i].mean)]
+    # A study of several corpora may name one reference; the other corpora go without that name.
+    reference = [*selected, *(i for i in plain if i in finite), *finite, 0][0]
     best = lowest(levels, everyone)
     against_best = compare(readings, best, everyone)
-    ties = {i for i in everyone if i not in against_best or not against_best[i].claimed}
+    ties = {i for i in finite if i not in against_best or not against_best[i].claimed}
     return Panel(
         name=_name(readings, split),
         readings=tuple(readings),

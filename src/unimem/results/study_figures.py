@@ -38,6 +38,8 @@ def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
     To `folder`; file names begin with `prefix`.
     """
     axes = _axes(panel)
+    if not _finite(panel):
+        return
     if len(axes) == 1:
         yield _gain_against(panel, axes[0], folder / f"{prefix}gain_by_{axes[0]}.png")
         yield _loss_against(panel, axes[0], folder / f"{prefix}by_{axes[0]}.png")
@@ -51,6 +53,8 @@ def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
 
 def draw_readings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
     """Draw losses by position, ages of memory, costs and training, in the same way."""
+    if not _finite(panel):
+        return
     few = len(panel.labels) <= MOST
     colours = colours_of(panel.labels if few else [panel.labels[i] for i in _shown(panel)])
     yield _positions(panel, colours, folder / f"{prefix}position.png")
@@ -192,6 +196,8 @@ def _split(
     lines: dict[str, list[Point]] = {}
     levels: dict[str, Point] = {}
     for r, x, level in zip(panel.readings, _numbers(panel, axis), losses, strict=True):
+        if not math.isfinite(level.mean):
+            continue
         if x is None:
             levels[r.group.label] = _point(0.0, level)
         else:
@@ -214,9 +220,10 @@ def _positions(panel: Panel, colours: Colours, path: Path) -> Picture:
 
 def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path: Path) -> Picture:
     labels = panel.labels
-    places = zip(cost, (level.mean for level in panel.levels), strict=True)
-    front = [labels[i] for i in pareto_front(list(places))]
-    points = {label: _point(cost[i], panel.relative(i)) for i, label in enumerate(labels)}
+    known = _finite(panel)
+    places = [(cost[i], panel.levels[i].mean) for i in known]
+    front = [labels[known[i]] for i in pareto_front(places)]
+    points = {labels[i]: _point(cost[i], panel.relative(i)) for i in known}
     label = panel.labels[panel.reference]
     plot_cost(
         path,
@@ -232,7 +239,7 @@ def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path
 
 def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
     curves = [
-        (panel.labels[i], [(record["step"], record["loss"]) for record in metrics])
+        (panel.labels[i], [(m["step"], m["loss"]) for m in metrics if m["loss"] is not None])
         for i in _shown(panel)
         for cell in panel.readings[i].cells
         if (metrics := read_metrics(cell.folder))
@@ -244,11 +251,18 @@ def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
 
 def _shown(panel: Panel) -> list[int]:
     """Give the places of the reference and of the lowest losses, as many as can be told apart."""
-    return [panel.reference, *(i for i in _by_loss(panel) if i != panel.reference)][:MOST]
+    places = _by_loss(panel)
+    first = [panel.reference] if panel.reference in places else []
+    return [*first, *(i for i in places if i not in first)][:MOST]
 
 
 def _by_loss(panel: Panel) -> list[int]:
-    return sorted(range(len(panel.levels)), key=lambda i: panel.levels[i].mean)
+    """Give the places of all settings, the lowest loss first, without those that diverged."""
+    return sorted(_finite(panel), key=lambda i: panel.levels[i].mean)
+
+
+def _finite(panel: Panel) -> list[int]:
+    return [i for i, level in enumerate(panel.levels) if math.isfinite(level.mean)]
 
 
 def _dropped(count: int) -> str:

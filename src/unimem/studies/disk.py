@@ -20,7 +20,7 @@ class Progress:
     """The last line of a run's metrics."""
 
     step: int
-    perplexity: float
+    perplexity: float | None
     seconds: float
 
 
@@ -36,8 +36,8 @@ def begun(cell: Cell) -> bool:
     return (cell.folder / CONFIG).is_file()
 
 
-def perplexity(cell: Cell) -> float:
-    """Give the perplexity of a finished cell, with its own memory."""
+def perplexity(cell: Cell) -> float | None:
+    """Give the perplexity of a finished cell, with its own memory; None if it has diverged."""
     return read_result(cell.folder)["evaluation"]["scores"]["own"]["perplexity"]
 
 

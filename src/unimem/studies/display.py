@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from unimem.results.tables import short
 from unimem.studies.disk import last_lines, log_file, perplexity, progress
 from unimem.studies.runner import State, Status
 
@@ -104,7 +105,7 @@ def _detail(status: Status) -> str:
             return "  resumed"
         case State.FINISHED:
             took = "before" if status.before else f"{status.seconds:.0f} s"
-            return f"  perplexity {perplexity(status.cell):.4f}  {took}"
+            return f"  perplexity {short(perplexity(status.cell))}  {took}"
         case State.FAILED:
             return f"  {status.reason}"
         case _:
@@ -120,16 +121,16 @@ def _failure(status: Status) -> list[str]:
 
 def _numbers(status: Status) -> Sequence[str]:
     if status.state == State.FINISHED:
-        return "", f"{perplexity(status.cell):.2f}", ""
+        return "", short(perplexity(status.cell)), ""
     steps = status.cell.config.trainer.max_steps
     at_work = status.state in (State.RUNNING, State.ELSEWHERE)
     now = progress(status.cell) if at_work else None
     if now is None:
         return "", "", ""
     if steps is None:  # an epoch, whose steps the run counts
-        return str(now.step), f"{now.perplexity:.2f}", ""
+        return str(now.step), short(now.perplexity), ""
     left = (steps - now.step) * now.seconds / now.step
-    return f"{now.step}/{steps}", f"{now.perplexity:.2f}", _clock(left)
+    return f"{now.step}/{steps}", short(now.perplexity), _clock(left)
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from unimem.evaluation.statistics import perplexity
+from unimem.results.blocks import written
 from unimem.results.records import write_bytes_atomic
 from unimem.settings import TrainerSettings
 from unimem.training.module import LitUniMem
@@ -118,9 +120,10 @@ class MetricsFile:
         self._path = path
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Append a record."""
+        """Append a record; JSON has no NaN and no infinity, which become null."""
+        plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(plain) + "\n")
 
     def keep_until(self, step: int) -> None:
         """Drop what a killed process wrote after `step`, whole lines and broken ones."""
@@ -164,11 +167,11 @@ def log_line(max_steps: int) -> Sink:
 
     def log(record: dict[str, Any]) -> None:
         logger.info(
-            "step %d of %d: loss %.4f, perplexity %.2f, %.0f tokens/s",
+            "step %d of %d: loss %.4f, perplexity %s, %.0f tokens/s",
             record["step"],
             max_steps,
             record["loss"],
-            record["perplexity"],
+            written(record["perplexity"], ".2f"),
             record["tokens_per_second"],
         )
 
@@ -177,4 +180,4 @@ def log_line(max_steps: int) -> Sink:
 
 def _losses(nll: float, tokens: int) -> dict[str, float]:
     loss = nll / max(tokens, 1)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    return {"loss": loss, "perplexity": float(perplexity(loss))}
