@@ -10,7 +10,7 @@ from unimem.evaluation.tokens import TokenTable
 from unimem.results.blocks import written
 from unimem.results.plots import Curve, plot_by_position
 from unimem.results.records import read_result, write_bytes_atomic
-from unimem.results.tables import counted
+from unimem.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from unimem.results.comparison import (
 )
 from unimem.results.readings import Readings
 from unimem.results.select import Select, number
-from unimem.results.tables import counted
+from unimem.words import counted
 
 Verdict = Literal["held", "did not hold", "not decided"]
 Values = Mapping[str, Any]

@@ -17,7 +17,7 @@ from unimem.results.records import write_bytes_atomic, write_json_atomic
 from unimem.results.study import StudyRecord
 from unimem.results.study_figures import draw_readings, draw_settings
 from unimem.results.study_tables import LOSSES, panel_tables, study_tables
-from unimem.results.tables import counted
+from unimem.words import counted
 
 PAGE, TEXT, VERDICTS = "report.html", "report.md", "verdicts.json"
 

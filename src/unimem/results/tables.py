@@ -80,11 +80,6 @@ def short(value: Any) -> str:
     return str(_plain(value))
 
 
-def counted(number: int, what: str) -> str:
-    """Give a number with its noun: 1 seed, 2 seeds."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _cells(rows: Rows, columns: Sequence[str]) -> list[list[str]]:
     return [list(columns), *([short(row.get(column)) for column in columns] for row in rows)]
 
