@@ -70,8 +70,8 @@ SMALL = {
     "longformer": _small("size=16", "window=8", "num_global=2"),
     "longmem": _small("block_size=4", "topk_blocks=2", layers=(1,), block=4, topk=2),
     "longnet": _small(
-        "dilated_spans=[6,12,24]", "dilated_rates=[1,2,3]", "size=24",
-        pairs=[(6, 1), (12, 2), (24, 3)],
+        "dilated_spans=[6,11,25]", "dilated_rates=[1,2,3]", "size=25",
+        pairs=[(6, 1), (11, 2), (25, 3)],
     ),
     "longt5_global": _small("size=6", "rate=4", size=6, rate=4),
     "memorizing_transformer": _small("topk=4", "size=18", layers=(0, 2), topk=4, size=18),

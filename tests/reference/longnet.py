@@ -19,8 +19,8 @@ def logits(model, ids, *, length, layers, pairs):
             linked = (
                 (j <= t)
                 & (t // width == j // width)
-                & (t % dilation == offset)
-                & (j % dilation == offset)
+                & (t % width % dilation == offset)  # counted from the start of the group
+                & (j % width % dilation == offset)
             )
             group = raw.masked_fill(~linked, -torch.inf)
             outputs.append(group.softmax(-1).nan_to_num() @ v)  # 0 for a query without keys

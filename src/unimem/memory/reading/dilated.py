@@ -21,10 +21,12 @@ Counts = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 class Dilated(PlaceReading):
     """Dilated attention (LongNet, Ding 2023, arXiv 2307.02486).
 
-    Grid g links two tokens of the same aligned stretch of `dilated_spans`[g] tokens if both places
-    leave the remainder `head` when divided by `dilated_rates`[g]. LongNet weighs the outputs of
-    its grids by their log-sum-exp, so that a token in two grids counts twice: here it does so in
-    the one softmax.
+    Grid g links two tokens of the same aligned stretch of `dilated_spans`[g] tokens if both places,
+    counted from the start of the stretch, leave the remainder `head` when divided by
+    `dilated_rates`[g] (as in the paper; the released code gives neighbouring heads one remainder).
+    LongNet weighs the outputs of its grids by their log-sum-exp, so that a token in two grids
+    counts twice: here it does so in the one softmax, gradient included, where the released code
+    takes the weights for constants.
     """
 
     list_fields: ClassVar[frozenset[str]] = frozenset({"dilated_spans", "dilated_rates"})
@@ -52,5 +54,7 @@ class Dilated(PlaceReading):
         times = times.float()
         for span, rate in zip(self.dilated_spans, self.dilated_rates, strict=True):
             same = queries // span == keys // span
-            times += same & (queries % rate == head % rate) & (keys % rate == head % rate)
+            for places in (queries, keys):
+                same = same & (places % span % rate == head % rate)
+            times += same
         return times
