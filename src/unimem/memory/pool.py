@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from unimem.memory.option import at_least_float32
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -83,13 +85,13 @@ class Pooler:
         pooled = self(old)
         queries = queries.detach()
         difference = _read(queries, old) - _read(queries, pooled)
-        return [difference.float().square().mean()]
+        return [at_least_float32(difference).square().mean()]
 
 
 def _read(queries: Tensor, memory: Memory) -> Tensor:
     """Plain attention of the queries on the used slots [B, G, rows, D]; 0 where there are none."""
     rows = queries.reshape(*memory.keys.shape[:2], -1, queries.shape[3])
-    logits = (rows @ memory.keys.mT / queries.shape[3] ** 0.5).float()
+    logits = at_least_float32(rows @ memory.keys.mT / queries.shape[3] ** 0.5)
     used = memory.used[:, :, None, :]
     weights = logits.masked_fill(~used, float("-inf")).softmax(-1).where(used, 0)
     return weights.to(memory.values.dtype) @ memory.values

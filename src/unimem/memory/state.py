@@ -39,8 +39,8 @@ class Memory:
     constants to the gradient: `received`, `home` and `last` are attention (see `Option.observes`),
     `block` is the place of the first token of a slot's block, `mark` is 1 for a block's landmark,
     `tier` 1 for a slot that was compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1],
-    float32, is an associative memory: its last column the normaliser. `room` is where keys and
-    values lie if there is space behind them.
+    float32 at least, is an associative memory: its last column the normaliser. `room` is where
+    keys and values lie if there is space behind them.
     """
 
     keys: Tensor

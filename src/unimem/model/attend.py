@@ -87,9 +87,9 @@ def weigh(
             known = score(memory.keys.detach(), placed)
         logits = logits.where(chosen.live, known)
     if chosen.times is not None:
-        logits = logits + chosen.times.clamp_min(1).log()
+        logits = logits + chosen.times.to(logits.dtype).clamp_min(1).log()
     if times is not None:
-        segment = segment + times.clamp_min(1).log()
+        segment = segment + times.to(segment.dtype).clamp_min(1).log()
     weighing = Weighing(logits, chosen, segment, seen)
     return grouped(weighing, memory, notes) if plan.fusion == "grouped" else weighing
 

@@ -20,7 +20,7 @@ from unimem.memory.reading.base import Search, Selection, unit
 from unimem.memory.state import Memory
 from unimem.model.attend import fuse_gated, own_links, recall
 from unimem.model.joint import Dense, Sparse, joint, picked_dot
-from unimem.model.kernels.base import Kernel
+from unimem.model.kernels.base import Kernel, wide
 from unimem.model.near import (
     Keys,
     Rows,
@@ -221,7 +221,7 @@ def _dense(query: Tensor, sets: Sequence[Keys], frame: Frame, dtype: torch.dtype
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             bias.masked_fill_(~mask, -torch.inf)
             if times is not None:
-                bias = bias + times.clamp_min(1).log().to(dtype)
+                bias = bias + times.to(wide(dtype)).clamp_min(1).log().to(dtype)
             turned = frame.turn(keys, turn.keys).to(dtype)
             same = [i for i, other in enumerate(asked) if other is turn.queries]
             if same:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from unimem.memory.option import at_least_float32
 from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, OpenSegment, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
@@ -376,10 +377,12 @@ def nll_of(
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood in nats of targets [...] under logits [..., V]; 0 for target -100."""
-    flat = F.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=-100
-    )
+    """Give the negative log-likelihood of targets [...] under logits [..., V], in nats.
+
+    In float32 at least; 0 for target -100.
+    """
+    rows = at_least_float32(logits.flatten(0, -2))
+    flat = F.cross_entropy(rows, targets.flatten(), reduction="none", ignore_index=-100)
     return flat.view(targets.shape)
 
 
@@ -542,7 +545,7 @@ def _surprise(
 ) -> Tensor:
     """Give the loss of each token of a segment [B, T], NaN for the first of a document."""
     head, vocabulary = _head(model), model.config.vocab_size
-    losses = hidden.new_full(ids.shape, torch.nan, dtype=torch.float32)
+    losses = at_least_float32(hidden.new_full(ids.shape, torch.nan))
     losses[:, 1:] = nll_of(head, hidden[:, :-1], ids[:, 1:], vocabulary)
     if before is not None:
         losses[:, 0] = token_nll(head(before), ids[:, 0]).masked_fill(starts, torch.nan)

@@ -9,6 +9,7 @@ from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, Segment
 from unimem.model.attach import attached
 from unimem.model.body import segment_body
+from unimem.model.kernels.base import wide
 from unimem.model.observe import heads_noted
 from unimem.model.supported import head_size
 
@@ -70,7 +71,7 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         bytes_held = 2 * state.keys.numel() * size * dtype.itemsize
         bytes_held += sum(t.numel() * t.element_size() for t in slots)
         if state.matrix is not None:
-            bytes_held += heads * size * (size + 1) * torch.float32.itemsize
+            bytes_held += heads * size * (size + 1) * wide(dtype).itemsize
         most = max(most, bytes_held)
         if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
             break  # fuller than that it never is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from unimem.memory.option import full_precision, option
+from unimem.memory.option import at_least_float32, full_precision, option
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ class Associative(LayerWriting):
     """Associative writing (Infini-attention, Munkhdalai 2024, arXiv 2404.07143).
 
     For each key-value head, M += s(K)^T V and z += sum of s(K), with s = elu + 1 and un-rotated
-    keys, in float32. With `delta` what the memory would have answered is subtracted from V first
-    (the delta rule; 0 while the memory is empty).
+    keys, in float32 at least. With `delta` what the memory would have answered is subtracted from
+    V first (the delta rule; 0 while the memory is empty).
     """
 
     merges: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class Associative(LayerWriting):
         """Add the segment to the matrix."""
         text = segment.text
         real = text.used[..., None]  # [B, 1, T, 1]
-        keys, values = text.keys.float(), text.values.float()
+        keys, values = at_least_float32(text.keys), at_least_float32(text.values)
         features = keys.clamp_max(0).exp().where(keys < 0, keys + 1) * real
         before = memory.matrix
         if before is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import Chosen, at_least_float32, option
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Events(LayerWriting):
     def write(self, memory: Memory, segment: Segment) -> Memory:
         """Leave the text as it is; until the losses are known it is one event."""
         text = segment.text
-        surprise = text.keys.new_full(text.places.shape, float("nan")).float()
+        surprise = at_least_float32(text.keys.new_full(text.places.shape, float("nan")))
         block = text.places[:, :, :1].expand_as(text.places)
         return memory.append(text.noted(surprise=surprise, block=block))
 
