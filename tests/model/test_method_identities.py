@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from models import make_memory, make_model, tokens
 from reference import (
     bigbird,
@@ -117,6 +119,62 @@ def test_patterns_are_one_mask_for_any_segment_length(length):
     position = {"window": 6, "stride": 2, "num_global": 2}
     memory = make_memory(length, reading={"position": position}, local="reading")
     close(logits(memory), longformer.logits(plain, IDS, **position, **everywhere))
+
+
+PATTERNS = {
+    "position": st.fixed_dictionaries(
+        {
+            "window": st.integers(0, 9),
+            "stride": st.integers(1, 3),
+            "window_block": st.integers(1, 4),
+            "num_global": st.integers(0, 3),
+        }
+    ),
+    "strided": st.fixed_dictionaries({"period": st.integers(2, 7), "columns": st.integers(0, 2)}),
+    "random": st.fixed_dictionaries(
+        {"random_size": st.integers(1, 5), "random_blocks": st.integers(1, 2)}
+    ),
+    "dilated": st.lists(st.integers(3, 20), min_size=2, max_size=3).map(
+        lambda spans: {"dilated_spans": spans, "dilated_rates": [1, 4, 3][: len(spans)]}
+    ),
+}
+UNITED = st.lists(st.sampled_from(sorted(PATTERNS)), min_size=2, max_size=4, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: PATTERNS[name] for name in names})
+)
+TWICE = {"dilated": {"dilated_spans": [12, 12], "dilated_rates": [1, 1]}}
+
+
+# a slot that two readings name counts by the first, in memory as in the own segment
+@example({"position": {"window": 9}, **TWICE}, 4, "sdpa")
+@example({**TWICE, "position": {"window": 9}}, 4, "reference")
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    reading=UNITED,
+    length=st.integers(1, 12),
+    backend=st.sampled_from(["reference", "sdpa"]),
+)
+def test_united_patterns_are_one_mask_for_any_segment_length(reading, length, backend):
+    def read_by(length, backend):
+        memory = make_memory(length, reading=reading, local="reading")
+        with torch.no_grad():
+            return read(attach(make_model(layers=1), memory, backend), IDS[:1, :30]).logits
+
+    close(read_by(length, backend), read_by(30, "reference"))
+
+
+@pytest.mark.parametrize("retrieval", ["query", "segment"])
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("beside", ["nothing", "window", "globals", "gaps"])
+def test_with_room_for_all_blocks_no_slot_is_hidden(beside, start, retrieval):
+    budgets = {"block_size": 5, "topk_blocks": 99, "block_start": start, "retrieval": retrieval}
+    others = {
+        "nothing": {},
+        "window": {"position": {"window": 9, "num_global": 2}},
+        "globals": {"position": {"window": 0, "num_global": 3}},
+        "gaps": {"position": {"window": 12, "stride": 3}},
+    }
+    memory = make_memory(4, reading={**others[beside], "block_similarity": budgets})
+    close(logits(memory), logits(make_memory(4)))
 
 
 def test_other_poolings_and_rules_are_their_references():
