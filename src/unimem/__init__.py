@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from unimem.model.attach import attach
     from unimem.model.recurrence import read
 
-__all__ = ["attach", "compose", "read"]
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "attach", "compose", "read"]
 
 _HOME = {
     "attach": "unimem.model.attach",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import shlex
@@ -91,7 +90,8 @@ class Config(Settings):
 def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Give the settings of a model and of those below it, with their types."""
     for name, field in model.model_fields.items():
-        yield f"{prefix}{name}", field.annotation
+        annotation: Any = field.annotation
+        yield f"{prefix}{name}", Annotated[annotation, *field.metadata, None]
         for part in parts(field.annotation):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 yield from _declared(part, f"{prefix}{name}.")
@@ -148,13 +148,64 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     Raises `ConfigError` for a name or an option that does not exist.
     """
-    _require_one_meaning(parse_overrides(overrides))
+    if problems := list(_contradictions(parse_overrides(overrides))):
+        raise ConfigError(_report(problems))
     lines = text_as_written(overrides)
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
             return hydra_compose(config_name, [*lines, *search_path()])
         except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
+
+
+ONE_OPTION = ("method", "model", "data", "trainer", "evaluation")
+"""Groups of which one option is chosen."""
+
+OF_HYDRA = ("searchpath", "run.dir", "job.name", "output_subdir", "help", "verbose")
+"""What of `hydra.` can be set: the rest would run other code, or is never asked for."""
+
+
+def _contradictions(given: Sequence[Override]) -> Iterator[str]:
+    """Name what overrides say twice, in different ways, or cannot say at all."""
+    by_key = {override.key_or_group: override for override in given}
+    for key, override in by_key.items():
+        value = override.value()
+        group = (config_root() / "conf" / key).is_dir()
+        if key.startswith("hydra.") and not key.removeprefix("hydra.").startswith(OF_HYDRA):
+            yield f"{override.input_line}: {key} cannot be set here"
+        elif not group or override.is_sweep_override():
+            continue
+        elif isinstance(value, list) and key in ONE_OPTION:
+            yield f"{override.input_line}: give one {key}, as in {key}={_first(value)}"
+        elif not (value is None or isinstance(value, str) or _are_words(value)):
+            yield f"{override.input_line}: an option is a name, as in {key}=NAME"
+        elif key == "logger" and isinstance(value, list) and "none" in value and value[1:]:
+            yield (
+                f"{override.input_line}: none means no logger; leave it out, or write logger=none"
+            )
+    layer = by_key.get("injection_layer")
+    if layer is None or layer.is_delete() or layer.value() is None:
+        return
+    for key in ("memory.injection", "memory.injection.layers"):
+        other = by_key.get(key)
+        if other is not None and not other.is_delete():
+            value = other.value()
+            chosen = value if isinstance(value, list) else [value]
+            if key != "memory.injection" or not {*map(str, chosen)} <= {"single", "input"}:
+                yield (
+                    f"{layer.input_line} puts memory into one layer, and {other.input_line} into "
+                    "others: leave one of them out"
+                )
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, str) for entry in cast(list[Any], value)
+    )
+
+
+def _first(value: Any) -> Any:
+    return value[0] if value else "NAME"
 
 
 def search_path() -> list[str]:
@@ -165,19 +216,20 @@ def search_path() -> list[str]:
 
 def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
     """Say in a line or two what Hydra found wrong with the overrides."""
+    # The hints read every yaml file, which only a mistake is worth.
+    from unimem.hints import unknown_option, unknown_setting
+
     text = str(error)
     unknown = re.match(r"Could not override '([^'@]+)'", text)
     if unknown:
         key = unknown[1]
         others = [o for o in overrides if o.split("=")[0].lstrip("+~") != key]
-        known = _known_keys(config_name, others) if len(others) < len(overrides) else []
-        close = difflib.get_close_matches(key, known, 2, 0.7)
-        hint = f"did you mean {' or '.join(close)}?" if close else "unimem-train --help lists them"
-        return f"{key} is not a setting of the options chosen; {hint}"
+        known, chosen = _composed_without(config_name, others)
+        return unknown_setting(key, known, chosen)
     missing = re.match(r"In '.*': Could not find '(.+)/(.+)'\s+Available options in .*:\n", text)
     if missing:
         options = text[missing.end() :].split("Config search path")[0].split()
-        return f"{missing[1]}={missing[2]} is not an option; choose from {', '.join(options)}"
+        return unknown_option(missing[1], missing[2], options)
     several = re.match(r"Ambiguous value for argument '(.+?)'\n", text)
     if several:
         return several_values(several[1])
@@ -185,7 +237,7 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
     one_of_several = re.match(r"In '.*': Could not load '(.+)/(.+)'", text)
     if one_of_several:
         group, name = one_of_several.groups()
-        return f"{group}: {name} is not an option; choose from {', '.join(_options(group))}"
+        return unknown_option(group, name, _options(group))
     if isinstance(error, TypeError):
         return f"{' '.join(overrides)}: an option is a name, as memory.reading=similarity ({text})"
     return text
@@ -200,30 +252,33 @@ def several_values(line: str) -> str:
     )
 
 
-def _require_one_meaning(overrides: Sequence[Override]) -> None:
-    """Refuse `none` beside other loggers: one of the two would be passed over."""
-    for override in overrides:
-        value: Any = None if override.is_sweep_override() else override.value()
-        names = cast(list[Any], value) if isinstance(value, list) else []
-        if override.key_or_group == "logger" and len(names) > 1 and "none" in names:
-            raise ConfigError(
-                f"{override.input_line}: none means no logger; leave it out, or write logger=none"
-            )
-
-
 def _options(group: str) -> list[str]:
     """List the options of a group, those of the user's own folder too."""
     roots = [config_root() / "conf", own_config()]
     return sorted({file.stem for root in roots if root for file in (root / group).glob("*.yaml")})
 
 
-def _known_keys(config_name: str, overrides: list[str]) -> list[str]:
-    try:
-        return list(
-            _leaves(_plain(hydra_compose(config_name, [*overrides, *search_path()]), resolve=False))
-        )
-    except (HydraException, OmegaConfBaseException):
-        return []
+def _composed_without(
+    config_name: str, overrides: list[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Give the settings that are there, and the options that are chosen, without what is wrong."""
+    while True:
+        try:
+            node = hydra_compose(config_name, [*overrides, *search_path()])
+            break
+        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+            unknown = re.match(r"Could not override '([^'@]+)'", str(error))
+            left = [o for o in overrides if unknown and o.split("=")[0].lstrip("+~") != unknown[1]]
+            if not left or len(left) == len(overrides):
+                return [], {}
+            overrides = left
+    values = _plain(node, resolve=False)
+    memory = values.get("memory", {})
+    chosen = {f"memory.{d}": [*memory[d]] for d in DIMENSIONS if isinstance(memory.get(d), dict)}
+    if isinstance(data := values.get("data"), dict):
+        chosen["data"] = [str(cast(dict[str, Any], data).get("kind"))]
+    nested = tuple(f"{dimension}." for dimension in chosen)
+    return [name for name in _leaves(values) if not name.startswith(nested)], chosen
 
 
 def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:

@@ -155,7 +155,9 @@ class MethodSettings(Settings):
 
 def parts(annotation: Any) -> Iterator[Any]:
     """Give the types of a union or of a list's entries, without what annotates them."""
-    if get_origin(annotation) in (Union, UnionType, Annotated, list):
+    if get_origin(annotation) is Annotated:
+        yield from parts(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType, list):
         for part in get_args(annotation):
             yield from parts(part)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from unimem import __version__
 from unimem.config import (
     ConfigError,
     compose_node,
@@ -17,16 +18,18 @@ from unimem.config import (
     several_values,
     text_as_written,
 )
-from unimem.paths import CONFIG_DIR, config_root
+from unimem.paths import CONFIG_DIR, config_root, own_config
 
 
 def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run `task` under Hydra with the arguments of the command line.
 
     A mistyped override is answered in a line, with exit code 1, before anything else happens.
-    Hydra's own flags (`--help`, `--cfg job`, `-m`, `--config-dir`) work as ever.
+    Hydra's own flags (`--help`, `--cfg job`, `-m`, `--config-dir`) work as ever; `--version` and
+    `--explain NAME` are ours.
     """
     take_config_dir()
+    _answer(sys.argv[1:])
     sys.argv[1:] = arguments = text_as_written(sys.argv[1:])
     flags = {argument for argument in arguments if argument.startswith("-")}
     multirun = bool(flags & {"-m", "--multirun"})
@@ -44,9 +47,38 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
                 raise
             sys.exit(str(error))
 
+    if flags & {"--help", "-h"} and (own := own_config()):
+        sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path
     # A process that Lightning starts has this one's arguments already.
     sys.argv += [line for line in search_path() if line not in sys.argv]
     hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
+
+
+def _answer(arguments: list[str]) -> None:
+    """Answer `--version` and `--explain`, and exit; go on if neither is asked for."""
+    if "--version" in arguments:
+        print(f"unimem {__version__}")
+        sys.exit(0)
+    flags = [argument.partition("=") for argument in arguments]
+    at = next((i for i, (flag, *_) in enumerate(flags) if flag == "--explain"), None)
+    if at is None:
+        return
+    # Every yaml file is read, which only this answer is worth.
+    from unimem.hints import close_settings
+    from unimem.reference import explain, find, settings
+
+    names = [name for name in (flags[at][2], *arguments[at + 1 :]) if name]
+    if not names:
+        width = max(len(setting.name) for setting in settings())
+        print("\n".join(f"{s.name:<{width}}  {s.default}" for s in settings()))
+    for name in names:
+        found = find(name.partition("=")[0])
+        if not found:
+            close = close_settings(name, [setting.name for setting in settings()])
+            meant = f"; did you mean {' or '.join(close)}?" if close else ""
+            sys.exit(f"{name} is not a setting{meant}")
+        print("\n".join(map(explain, found)))
+    sys.exit(0)
 
 
 def take_config_dir() -> None:
