@@ -8,7 +8,7 @@ JOBS ?= auto
 PROFILE ?= cpu
 # Studies of the paper's figures, and the others; those that read trained weights need table2 first.
 FIGURES := injection_layer injection_count topk_window memory_size
-OTHERS := ablation reading_strategy writing position_schemes bptt context_length cost
+OTHERS := methods ablation reading_strategy writing position_schemes bptt context_length cost
 # Small tensors on many threads fight over the cores; tests run in processes instead.
 export OMP_NUM_THREADS ?= 1
 
@@ -41,7 +41,7 @@ reproduce-table2: install ## the paper's Table 2: methods x corpora (PROFILE=cpu
 reproduce-figures: install ## the paper's studies of layers, budgets and sizes (PROFILE=)
 	@$(foreach name,table2 $(FIGURES),$(call study,$(name)) &&) true
 
-reproduce-all: install ## every study of sweeps/ (PROFILE=)
+reproduce-all: install ## every study of sweeps/ but tiny, an example (PROFILE=)
 	@$(foreach name,table2 $(FIGURES) $(OTHERS),$(call study,$(name)) &&) true
 
 test: install ## the whole suite but what takes long

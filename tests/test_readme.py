@@ -1,11 +1,15 @@
-"""What the README shows works as it stands there."""
+"""What the README and the other pages show works as it stands there."""
 
 import re
 import shlex
+import tomllib
 
+import pytest
 import torch
+import yaml
 from models import make_model
 
+import unimem
 from unimem.config import compose
 from unimem.memory.plan import DIMENSIONS, option_names
 from unimem.paths import config_root
@@ -19,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_face(tmp_path):
-    make_model(layers=22).save_pretrained(tmp_path)
+    make_model(layers=4).save_pretrained(tmp_path)
     (code,) = blocks("python")
     names = {"input_ids": torch.zeros(2, 30, dtype=int), "next_ids": torch.ones(2, 5, dtype=int)}
     exec(code.replace("path/to/llama", str(tmp_path)), names)
@@ -53,3 +57,50 @@ def test_layout_names_what_exists():
     package = config_root() / "src" / "unimem"
     for name in re.findall(r"^  (\w[\w.]*/?) ", layout, re.MULTILINE):
         assert (package / name).exists() or (config_root() / "conf" / name).exists(), name
+
+
+PAGES = [*config_root().glob("*.md"), *config_root().glob("docs/**/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(config_root())))
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        place, _, anchor = link.partition("#")
+        if place.startswith("http"):
+            continue
+        file = page.parent / place if place else page
+        assert file.exists(), link
+        if anchor and file.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            names = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in names, link
+
+
+def test_every_page_is_listed():
+    index = (config_root() / "docs" / "README.md").read_text()
+    for page in (config_root() / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index
+
+
+def test_results_on_the_first_screen_are_those_of_the_methods_page():
+    published = (config_root() / "docs" / "methods.md").read_text()
+    rows = re.findall(r"^\| `(vanilla|transformer_xl|unimix)`[^|]*\|(.*)\|$", README, re.MULTILINE)
+    shown = [(name, [c.strip() for c in cells.split("|")]) for name, cells in rows if "%" in cells]
+    assert len(shown) == 3
+    for name, cells in shown:
+        (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", published, re.MULTILINE)
+        assert [cell.strip() for cell in row.split("|")] == cells
+
+
+def test_make_reproduces_every_study():
+    text = (config_root() / "Makefile").read_text()
+    named = "table2 " + " ".join(re.findall(r"^(?:FIGURES|OTHERS) := (.*)$", text, re.MULTILINE))
+    files = {file.stem for file in (config_root() / "sweeps").glob("*.yaml")}
+    assert set(named.split()) == files - {"tiny"}
+
+
+def test_what_is_cited_is_this_version():
+    cited = yaml.safe_load((config_root() / "CITATION.cff").read_text())
+    project = tomllib.loads((config_root() / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (unimem.__version__, project["license"])

@@ -13,8 +13,8 @@ HEADER = (
     *DIMENSIONS,
     "positions",
     "fusion",
-    "gradient back",
-    "exact",
+    "BPTT (segments)",
+    "fidelity",
 )
 
 
@@ -28,7 +28,7 @@ def method_table() -> str:
 
 def _row(config: Config) -> tuple[str, ...]:
     memory, method = config.memory, config.method
-    paper = f" ({method.paper})" if method.paper else ""
+    paper = f" ({_link(method.paper)})" if method.paper else ""
     at_layers = bool(memory.plan(22).layers)
     return (
         f"`{method.name}`{paper}",
@@ -38,9 +38,15 @@ def _row(config: Config) -> tuple[str, ...]:
         ),
         _positions(memory) if at_layers else "",
         memory.fusion if at_layers else "",
-        f"{memory.bptt_segments} segments" if "bptt_segments" in memory.model_fields_set else "",
-        f"{'yes' if method.exact else 'nearest'}: {method.note}",
+        f"{memory.bptt_segments}" if "bptt_segments" in memory.model_fields_set else "",
+        f"{'exact' if method.exact else 'approximate'}: {method.note}",
     )
+
+
+def _link(paper: str) -> str:
+    """Link an arXiv number to its page; anything else stays as it is."""
+    number = paper.removeprefix("arXiv ")
+    return paper if number == paper else f"[{paper}](https://arxiv.org/abs/{number})"
 
 
 def _positions(memory: MemorySettings) -> str:

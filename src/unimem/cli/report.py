@@ -82,10 +82,10 @@ def _markov(folder: Path, seeds: int) -> Section:
         leak=any(result["evaluation"]["leak"] for result in results),
     )
     return Section(
-        title="Known truth: documents that are Markov chains of their own",
+        title="Known truth: documents sampled from Markov chains",
         about=(
-            "What can be known of a document stands only in the document itself, so the best "
-            "possible loss is known, with and without memory. "
+            "Each document has its own transition matrix, so only its own past helps to predict "
+            "it; the best possible loss is known, with and without memory. "
             f"Segments of {segment_length} tokens, {config['memory']['size']} tokens of memory, "
             f"{counted(seeds, 'seed')}."
         ),
@@ -112,7 +112,7 @@ def _urn(folder: Path) -> Section:
     first = result["config"]["memory"]["segment_length"]
     leak = result["evaluation"]["leak"]
     return Section(
-        title="Smoke test: documents with a word law of their own",
+        title="Smoke test: documents with their own word distributions",
         about="Half a minute of training; the same weights with memory on and off.",
         exhibit=same_weights(TokenTable.load(run), first=first, leak=leak),
         figure="urn_by_position.png",
