@@ -113,6 +113,20 @@ ALL_ZERO = ["memory.reading=all", "memory.positions=zero"]
             ["memory.management=pinned_fifo may part a block from its landmark"],
         ),
         (
+            [
+                "method=landmark",
+                "memory.reading=position",
+                "memory.num_global=2",
+                "memory.positions=zero",
+            ],
+            ["position may show tokens of a block without its landmark", "block_similarity"],
+        ),
+        (
+            ["method=landmark", "memory.reading=similarity", "memory.positions=zero"],
+            ["similarity may show tokens of a block without its landmark"],
+        ),
+        (["method=landmark", "memory.block_start=5"], ["block_start=5 would begin a block within"]),
+        (
             ["method=landmark", "memory.writing=[direct,landmark]"],
             ["leaves the text in memory already"],
         ),

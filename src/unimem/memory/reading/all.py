@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
@@ -23,11 +23,18 @@ class All(PlaceReading):
     2307.03170). Evaluation never does.
     """
 
+    whole_blocks: ClassVar[bool] = True
+
     crossbatch: Annotated[int, Field(ge=0)] = 0
 
     @property
     def gapless(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Everything has no gap."""
+        return True
+
+    @property
+    def up_to_newest(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Everything includes it."""
         return True
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:

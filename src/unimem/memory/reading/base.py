@@ -134,6 +134,12 @@ class Reading(Option, ABC):
     gapless: bool = False
     """Whether each query sees the oldest slots, the newest, or both, and no others."""
 
+    whole_blocks: ClassVar[bool] = False
+    """Whether each block of which anything is read is read whole, beside other readings too."""
+
+    up_to_newest: bool = False
+    """Whether a query that sees a slot sees all newer ones."""
+
     unit: ClassVar[str] = "slots"
     """What it reads: `slots`, or the `matrix` of an associative memory."""
 

@@ -37,6 +37,7 @@ class BlockSimilarity(Reading):
     """
 
     searches: ClassVar[bool] = True
+    whole_blocks: ClassVar[bool] = True
 
     block_size: Annotated[int, Field(gt=0)]
     topk_blocks: Annotated[int, Field(gt=0)]
@@ -52,7 +53,12 @@ class BlockSimilarity(Reading):
         return frozenset() if self.representatives is None else frozenset({"home"})
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
-        """Refuse heads that hold different tokens: a block is one for all."""
+        """Refuse heads that hold different tokens, and blocks parted from their landmarks."""
+        if self.block_start and any(writing.landmarks for writing in chosen.writings):
+            yield (
+                f"memory.block_start={self.block_start} would begin a block within one that has a "
+                "landmark behind it; with memory.writing=landmark set it to 0"
+            )
         if chosen.management.per_head:
             yield (
                 "memory.reading=block_similarity reads blocks that all heads share, but "

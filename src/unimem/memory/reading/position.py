@@ -38,6 +38,11 @@ class Position(PlaceReading):
         return self.stride == 1
 
     @property
+    def up_to_newest(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A stride leaves gaps, and global slots are the oldest."""
+        return self.stride == 1 and not self.num_global
+
+    @property
     def reach(self) -> tuple[int, int]:
         """Its global slots, and its window counted to the block's end."""
         return self.num_global, self.window + self.window_block - 1

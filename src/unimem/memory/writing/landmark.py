@@ -54,6 +54,14 @@ class Landmark(LayerWriting):
                 "memory.writing=landmark leaves the text in memory already, in blocks; leave the "
                 "other writings out"
             )
+        readings = [reading for reading in chosen.readings if reading.unit == "slots"]
+        parting = [reading for reading in readings if not reading.up_to_newest]
+        if parting and not any(reading.whole_blocks for reading in readings):
+            yield (
+                f"{parting[0].label} may show tokens of a block without its landmark, and the "
+                "grouped softmax would hide them; add memory.reading=block_similarity, which reads "
+                "blocks whole"
+            )
         if chosen.fusion != "grouped":
             yield (
                 f"memory.fusion={chosen.fusion} would read landmarks as if they were text; "
