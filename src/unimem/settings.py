@@ -95,11 +95,31 @@ class TrainerSettings(Settings):
     checkpoint_every: Count
     keep_checkpoints: Annotated[int, Field(ge=2)]
     log_every: Count
+    validate_every: Count | None = None
+    validation_documents: Count = 8
+    patience: Count | None = None
+    min_improvement: Rate = 0.0
+    keep_best: bool = False
     accelerator: Literal["auto", "cpu", "gpu"]
     strategy: Literal["auto", "ddp", "fsdp"]
     devices: Count | Literal["auto"]
     num_nodes: Count
     threads: Count | None
+
+    @model_validator(mode="after")
+    def _validates(self) -> TrainerSettings:
+        wanted = {"patience": self.patience is not None, "keep_best": self.keep_best}
+        if self.validate_every is None and (given := [k for k, v in wanted.items() if v]):
+            raise ValueError(
+                f"{' and '.join(given)} need validate_every, the optimizer steps between "
+                "validations; set trainer.validate_every=50, say"
+            )
+        if self.validate_every is not None and self.strategy == "fsdp":
+            raise ValueError(
+                "validate_every: with strategy=fsdp no process has all weights to read documents "
+                "with; set trainer.validate_every=null, or trainer.strategy=ddp"
+            )
+        return self
 
     @property
     def steps(self) -> int:

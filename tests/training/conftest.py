@@ -72,7 +72,7 @@ class Runs:
         shutil.copytree(run, copy)
         (copy / "result.json").unlink()
         shutil.rmtree(copy / "model")
-        for path in (copy / "checkpoints").iterdir():
+        for path in (copy / "checkpoints").glob("step-*"):
             if int(path.name.split(".")[0].removeprefix("step-")) > step:
                 path.unlink()
 

@@ -23,6 +23,13 @@ class Sample:
         self.index = [i * total // kept for i in range(kept)]
         """Where each document stands among those it was chosen from."""
 
+    @classmethod
+    def of(cls, documents: Documents, index: list[int], max_tokens: int | None) -> "Sample":
+        """Give the documents that stand at `index`, each cut at `max_tokens`."""
+        made = cls(documents, None, max_tokens)
+        made.index = index
+        return made
+
     def __len__(self) -> int:
         return len(self.index)
 

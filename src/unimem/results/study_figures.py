@@ -239,7 +239,7 @@ def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path
 
 def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
     curves = [
-        (panel.labels[i], [(m["step"], m["loss"]) for m in metrics if m["loss"] is not None])
+        (panel.labels[i], [(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None])
         for i in _shown(panel)
         for cell in panel.readings[i].cells
         if (metrics := read_metrics(cell.folder))

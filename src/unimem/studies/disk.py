@@ -48,6 +48,8 @@ def progress(cell: Cell) -> Progress | None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut at the tail's beginning, or being written
+        if "perplexity" not in record:
+            continue  # of validation
         return Progress(**{key: record[key] for key in ("step", "perplexity", "seconds")})
     return None
 

@@ -23,6 +23,7 @@ from unimem.training.signals import StopSignals
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-\d+\.ckpt")
+_BEST = re.compile(r"best-\d+\.ckpt")
 _ROOM = 1 << 20
 """Below so many free bytes a write that failed is put down to the disk."""
 
@@ -103,10 +104,13 @@ class Checkpoints(Callback):
             return
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False)
-        if stop or step % self._settings.checkpoint_every == 0 or step == self._settings.steps:
+        last = step == self._settings.steps or trainer.should_stop
+        if stop or last or step % self._settings.checkpoint_every == 0:
             trainer.save_checkpoint(self._folder / f"step-{step:08d}.ckpt")
             if trainer.is_global_zero:
                 for old in checkpoints(self._folder)[: -self._settings.keep_checkpoints]:
+                    AtomicCheckpointIO().remove_checkpoint(old)
+                for old in _superseded(self._folder):
                     AtomicCheckpointIO().remove_checkpoint(old)
         trainer.should_stop |= stop
 
@@ -118,7 +122,23 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def step_of(checkpoint: Path) -> int:
     """Give the number of optimizer steps taken at a checkpoint."""
-    return int(checkpoint.stem.removeprefix("step-"))
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
+def best_checkpoint(folder: Path, step: int) -> Path:
+    """Say where the weights after `step` lie, if they were the best that validation had seen."""
+    return folder / f"best-{step:08d}.ckpt"
+
+
+def best_checkpoints(folder: Path) -> list[Path]:
+    """List the weights that were the best when they were kept, oldest first."""
+    return sorted(path for path in folder.glob("best-*.ckpt") if _BEST.fullmatch(path.name))
+
+
+def _superseded(folder: Path) -> list[Path]:
+    """List the best weights that no checkpoint in the folder knows as its best."""
+    oldest = step_of(checkpoints(folder)[0])
+    return [path for path in best_checkpoints(folder) if step_of(path) <= oldest][:-1]
 
 
 def newest_valid(folder: Path) -> Path | None:
@@ -143,6 +163,9 @@ def set_aside(folder: Path, newest: Path | None) -> None:
         if newest is None or path > newest:
             _checksum(path).unlink(missing_ok=True)
             path.rename(path.with_name(f"{path.name}.damaged"))
+    for path in best_checkpoints(folder):
+        if newest is None or step_of(path) > step_of(newest):
+            AtomicCheckpointIO().remove_checkpoint(path)  # it comes again
     for path in folder.glob(".*.tmp-*"):
         path.unlink()
 

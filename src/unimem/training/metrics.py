@@ -21,6 +21,9 @@ from unimem.training.module import LitUniMem
 
 logger = logging.getLogger(__name__)
 
+VALIDATION = "val/nll"
+"""What a record of validation holds, and one of training does not."""
+
 Sink = Callable[[dict[str, Any]], None]
 """Takes one record of metrics."""
 
@@ -38,6 +41,7 @@ class Metrics(Callback):
         self.tokens_seen = 0
         self.seconds = 0.0
         self.latest: dict[str, float] = {}
+        self.validated: dict[str, float] = {}
         self._own = [0.0, 0.0]
         self._clock = 0.0
         self._logged: tuple[float, int] = (0.0, 0)
@@ -46,6 +50,10 @@ class Metrics(Callback):
     def tokens_per_second(self) -> float:
         """Tokens with a target that training read in a second, over the whole run."""
         return self.tokens_seen / self.seconds if self.seconds else 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these seconds, which were not spent on training, before the next step."""
+        self._clock += seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Give the sums."""
@@ -125,8 +133,11 @@ class MetricsFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
 
-    def keep_until(self, step: int) -> None:
-        """Drop what a killed process wrote after `step`, whole lines and broken ones."""
+    def keep_until(self, step: int, *, validated: bool = True) -> None:
+        """Drop what a killed process wrote after `step`, whole lines and broken ones.
+
+        And what it wrote of the validation after `step`, if that counts as not made.
+        """
         if not self._path.exists():
             return
         kept: list[str] = []
@@ -136,6 +147,8 @@ class MetricsFile:
             except json.JSONDecodeError:
                 break
             if record["step"] > step:
+                break
+            if record["step"] == step and VALIDATION in record and not validated:
                 break
             kept.append(f"{line}\n")
         write_bytes_atomic(self._path, "".join(kept).encode())
@@ -153,8 +166,8 @@ class ProgressBar(RichProgressBar):
         return "training"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Give loss and perplexity."""
-        return dict(self._metrics.latest)
+        """Give loss and perplexity, and those of the last validation."""
+        return {**self._metrics.latest, **self._metrics.validated}
 
 
 def on_terminal() -> bool:
@@ -166,6 +179,10 @@ def log_line(max_steps: int) -> Sink:
     """Give a sink that logs a short line of each record."""
 
     def log(record: dict[str, Any]) -> None:
+        if VALIDATION in record:
+            found = [f"{k} {v:.4f}" for k, v in record.items() if k != "step"]
+            logger.info("step %d of %d: %s", record["step"], max_steps, ", ".join(found))
+            return
         logger.info(
             "step %d of %d: loss %.4f, perplexity %s, %.0f tokens/s",
             record["step"],

@@ -30,6 +30,7 @@ from unimem.settings import PretrainedModel, TrainerSettings
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
+    best_checkpoint,
     newest_valid,
     set_aside,
     step_of,
@@ -64,6 +65,7 @@ from unimem.training.resume import ProcessState, require_same_corpus
 from unimem.training.signals import StopSignals
 from unimem.training.signature import signature
 from unimem.training.start import start_memory
+from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -143,7 +145,8 @@ class _Run:
             if not on_terminal():
                 sinks.append(log_line(self.config.trainer.steps))
             metrics = Metrics(self.config.trainer, sinks)
-            trainer = self.trainer(metrics)
+            validation = self.validation(metrics, sinks, file)
+            trainer = self.trainer(metrics, validation)
             if trainer.is_global_zero:
                 set_aside(checkpoints, checkpoint)
                 file.keep_until(0 if checkpoint is None else step_of(checkpoint))
@@ -152,14 +155,18 @@ class _Run:
             self.fit(trainer, checkpoint)
             if not trainer.is_global_zero:
                 return
-            if trainer.global_step < self.config.trainer.steps or self.stop.received:
+            early = None if validation is None else validation.why_stopped()
+            over = early or trainer.global_step >= self.config.trainer.steps
+            if not over or self.stop.received:
                 self.announce(
                     f"stopped after step {trainer.global_step}; "
                     f"resume=true name={self.path.name} continues the run"
                 )
                 # Another process may be the one that received the signal.
                 raise SystemExit(128 + (self.stop.received or signal.SIGTERM))
-            result = self.result(metrics)
+            if early:
+                self.announce(f"{'stopped early':<18} after step {trainer.global_step}: {early}")
+            result = self.result(metrics, trainer.global_step, validation)
             write_json_atomic(self.path / RESULT, result)
             # Only then: a server that does not answer must not cost the result.
             for each in loggers:
@@ -199,11 +206,42 @@ class _Run:
         }
         return make_loggers(self.config, self.path, self.resolved, facts)
 
-    def trainer(self, metrics: Metrics) -> Trainer:
+    def validation(
+        self, metrics: Metrics, sinks: list[Sink], file: MetricsFile
+    ) -> Validation | None:
+        """Make what reads held-out documents during training, if the settings ask for it."""
+        settings, evaluation = self.config.trainer, self.config.evaluation
+        if settings.validate_every is None:
+            return None
+        held_out, count = self.corpus.validation, settings.validation_documents
+        documents = ValidationDocuments(held_out, count, evaluation)
+        if documents.also_evaluated:
+            logger.warning(
+                "%d of %d documents of validation are read at the end too: %d are held out, and "
+                "evaluation.documents and trainer.validation_documents are more; weights chosen by "
+                "them look better than they are",
+                documents.also_evaluated,
+                len(documents),
+                len(held_out),
+            )
+        return Validation(
+            documents,
+            settings,
+            evaluation,
+            self.config.memory.segment_length,
+            metrics=metrics,
+            sinks=sinks,
+            stop=self.stop,
+            folder=self.path / CHECKPOINTS,
+            forget=lambda step: file.keep_until(step, validated=False),
+        )
+
+    def trainer(self, metrics: Metrics, validation: Validation | None) -> Trainer:
         """Make Lightning's trainer; what it would record itself is switched off."""
         settings = self.config.trainer
         callbacks: list[Callback] = [
             metrics,
+            *([] if validation is None else [validation]),
             ProcessState(self.corpus.digest, self.announce),
             Checkpoints(self.path / CHECKPOINTS, settings, self.stop),
         ]
@@ -246,8 +284,9 @@ class _Run:
         )
         trainer.fit(LitUniMem(self.model, settings), stream, ckpt_path=checkpoint)
 
-    def result(self, metrics: Metrics) -> dict[str, Any]:
+    def result(self, metrics: Metrics, steps: int, validation: Validation | None) -> dict[str, Any]:
         """Save the model, read held-out documents, and put everything together."""
+        weights = self.chosen_weights(steps, validation)
         model = weights_folder(self.path, self.resolved)
         if model == self.path / MODEL:
             self.model.save_pretrained(model)
@@ -269,7 +308,9 @@ class _Run:
             "signature": signature(self.resolved, self.corpus.digest),
             "method": self.config.method.name,
             "memory": self.config.memory.flat(self.model.config.num_hidden_layers),
-            "steps": self.config.trainer.steps,
+            "steps": steps,
+            "weights": weights,
+            "validation": None if validation is None else validation.record(),
             "parameters": num_parameters(self.model),
             "state_bytes_per_row": self.state_bytes,
             "tokens_seen": metrics.tokens_seen,
@@ -290,6 +331,20 @@ class _Run:
             "machine": machine(),
             "config": self.resolved | {"name": self.path.name},
         }
+
+    def chosen_weights(self, steps: int, validation: Validation | None) -> dict[str, Any]:
+        """Put the weights in place that are saved and evaluated, and say which they are.
+
+        Raises ValueError if the best ones were damaged.
+        """
+        if validation is None or not self.config.trainer.keep_best or validation.best_step is None:
+            return {"which": "last", "step": steps}
+        step = validation.best_step
+        saved = AtomicCheckpointIO().load_checkpoint(best_checkpoint(self.path / CHECKPOINTS, step))
+        state = {k.removeprefix("model."): v for k, v in saved["state_dict"].items()}
+        cast(torch.nn.Module, self.model).load_state_dict(state)
+        self.announce(f"{'weights':<18} the best, after step {step} of {steps}")
+        return {"which": "best", "step": step}
 
 
 def _with_steps(config: Config, documents: Documents) -> Config:
