@@ -388,7 +388,13 @@ def validate(node: DictConfig) -> Config:
             key,
             node.preset[key],
         )
-    return check(values)
+    config = check(values)
+    if config.logger.tensorboard and not find_spec("tensorboard"):
+        raise ConfigError(
+            "logger=tensorboard needs tensorboard: pip install 'unimem[tensorboard]', or leave it "
+            "out; logger=csv needs nothing"
+        )
+    return config
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -407,11 +413,6 @@ def check(values: dict[str, Any]) -> Config:
     plan = config.memory.plan(config.num_layers())
     if refusal := plan.refusal(config.attention.backend):
         raise ConfigError(refusal)
-    if config.logger.tensorboard and not find_spec("tensorboard"):
-        raise ConfigError(
-            "logger=tensorboard needs tensorboard: pip install 'unimem[tensorboard]', or leave it "
-            "out; logger=csv needs nothing"
-        )
     for remark in plan.remarks:
         logger.warning(remark)
     length = getattr(config.data, "length", None)
