@@ -5,6 +5,7 @@ import torch
 from models import FAMILIES, make_memory, make_model, tokens
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from unimem.config import compose
 from unimem.model.attach import attach, load_memory, save_memory
 from unimem.model.recurrence import read
 
@@ -71,3 +72,39 @@ def test_unfit_models_are_refused():
         attach(gpt2, make_memory(8))
     with pytest.raises(ValueError, match=r"memory\.injection\.layers=\[7\].*3 layers \(0\.\.2\)"):
         attach(make_model(), make_memory(8, injection={"layers": [7]}))
+    with pytest.raises(ValueError, match="LlamaModel predicts no tokens; load .*ForCausalLM"):
+        attach(make_model().model, make_memory(8))
+    with pytest.raises(ValueError, match="attention.backend='fast' is none; choose one of auto"):
+        attach(make_model(), make_memory(8), "fast")
+
+
+class Wrapper(torch.nn.Module):
+    """Stands around a model, as peft's does, and hands its attributes on."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+    def get_base_model(self):
+        return self.inner
+
+
+def test_what_is_no_model_or_no_memory_is_told():
+    model = attach(make_model(), make_memory(8))
+    wrapped = Wrapper(model)
+    for call in (lambda: attach(wrapped, make_memory(8)), lambda: read(wrapped, tokens(1, 8))):
+        with pytest.raises(TypeError, match=r"Wrapper; give the model inside: .*base_model\(\)"):
+            call()
+    with pytest.raises(TypeError, match=r"got DataParallel; give the model inside: model.module"):
+        read(torch.nn.DataParallel(model), tokens(1, 8))
+    with pytest.raises(TypeError, match="got str$"):
+        read("model", tokens(1, 8))
+    for memory, hint in (({}, "got dict; give unimem.compose"), (compose(), r"cfg\.memory")):
+        with pytest.raises(TypeError, match=hint):
+            attach(make_model(), memory)

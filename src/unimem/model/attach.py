@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -85,9 +85,20 @@ def attach(
     a layer holds within segments and for its memory; a warning says so.
 
     Raises ValueError for a decoder of another family than LLaMA, Mistral, Qwen2 and Qwen3, for
-    layers that the model lacks, and for settings of the model that memory cannot honour.
+    layers that the model lacks, and for settings of the model that memory cannot honour; TypeError
+    for what is no transformers model or no `cfg.memory`.
     """
+    _require_model(model)
+    _require_memory(memory)
+    if backend not in get_args(Backend):
+        raise ValueError(
+            f"attention.backend={backend!r} is none; choose one of {', '.join(get_args(Backend))}"
+        )
     require_supported(model)
+    if model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model).__name__} predicts no tokens; load the model as AutoModelForCausalLM"
+        )
     plan = memory.plan(model.config.num_hidden_layers)
     if remark := window_remark(plan, sliding_windows(model)):
         logger.warning(remark)
@@ -102,11 +113,38 @@ def attach(
 
 
 def attached(model: PreTrainedModel) -> AttachedMemory:
-    """Give the memory of a model. Raises ValueError if none is attached."""
+    """Give the memory of a model. Raises ValueError if none is attached, TypeError for no model."""
+    _require_model(model)
     memory = getattr(model, "memory", None)
     if not isinstance(memory, AttachedMemory):
         raise ValueError("the model has no memory: call unimem.attach(model, cfg.memory) first")
     return memory
+
+
+def _require_model(model: Any) -> None:
+    """Raise TypeError for what is no transformers model, and name the one inside a wrapper."""
+    if isinstance(model, PreTrainedModel):
+        return
+    inside = (("get_base_model", "get_base_model()"), ("_orig_mod", "_orig_mod"))
+    found = [path for name, path in (*inside, ("module", "module")) if hasattr(model, name)]
+    hint = f"; give the model inside: model.{found[0]}" if found else ""
+    raise TypeError(
+        f"memory belongs to a transformers model (PreTrainedModel), got {type(model).__name__}"
+        f"{hint}"
+    )
+
+
+def _require_memory(memory: Any) -> None:
+    """Raise TypeError for what are no settings of memory."""
+    if isinstance(memory, MemorySettings):
+        return
+    if isinstance(getattr(memory, "memory", None), MemorySettings):
+        hint = "give its memory: attach(model, cfg.memory)"
+    else:
+        hint = 'give unimem.compose("method=...").memory'
+    raise TypeError(
+        f"memory must be the memory of a configuration, got {type(memory).__name__}; {hint}"
+    )
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
