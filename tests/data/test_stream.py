@@ -53,8 +53,11 @@ def test_one_pass_reads_every_token_once(lengths, options):
     stream = SegmentStream(documents := Listed(lengths), steps=None, **options)
     batches = list(stream)
     assert len(batches) == len(stream)
-    T = options["segment_length"]
-    real = [torch.arange(T) < batch.lengths[..., None] for batch in batches]
+    for batch in batches:  # no padding that no row needs
+        S, T = batch.input_ids.shape[1:]
+        assert T == batch.lengths.max() <= options["segment_length"]
+        assert (batch.lengths > 0).any(0).all() and options["segments_per_step"] >= S
+    real = [torch.arange(b.input_ids.shape[2]) < b.lengths[..., None] for b in batches]
     read = torch.cat([b.input_ids[mask] for b, mask in zip(batches, real, strict=True)])
     assert sorted(read.tolist()) == np.concatenate(documents.all).tolist()
     for batch, mask in zip(batches, real, strict=True):
@@ -70,7 +73,7 @@ def test_segments_say_where_they_come_from(lengths, options):
     begun = []
     followed: dict[int, tuple[int, int]] = {}
     for batch in SegmentStream(documents, steps=None, **options):
-        B, S, T = batch.input_ids.shape
+        B, S, T = *batch.input_ids.shape[:2], options["segment_length"]
         for s in range(S):
             for b in range(B):
                 document, offset = int(batch.documents[b, s]), int(batch.offsets[b, s])
@@ -108,8 +111,8 @@ def test_a_row_takes_the_next_document_inside_a_step():
     assert first.documents.tolist() == [[0, 0, 2, 2], [1, 1, 1, 1]]
     assert first.starts.tolist() == [[True, False, True, False], [True, False, False, False]]
     assert first.lengths.tolist() == [[2, 1, 2, 2], [2, 2, 2, 2]]
-    assert second.documents.tolist() == [[-1] * 4, [1, -1, -1, -1]]
-    assert second.targets[1, 0].tolist() == [NO_TARGET, NO_TARGET]
+    assert second.documents.tolist() == [[-1], [1]]
+    assert second.targets.tolist() == [[[NO_TARGET]], [[NO_TARGET]]]
 
 
 @given(lengths, options, st.integers(1, 12), st.data())

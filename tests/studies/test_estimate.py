@@ -35,7 +35,7 @@ def record(folder: Path, cell: Cell, *overrides: str, training: float, rest: flo
     result = {
         "config": config, "parameters": work.parameters, "steps": config["trainer"]["max_steps"],
         "seconds": training + rest, "training_seconds": training,
-        "signature": cell.signature,
+        "signature": cell.signature, "tokens_seen": work.trained,
         "evaluation": {"tokens": 120, "documents": 3, "scores": {"own": 0, "off": 0, "other": 0}},
     }  # fmt: skip
     folder.mkdir(parents=True)
@@ -92,12 +92,12 @@ def test_the_same_budgets_come_before_others(tmp_path):
 def test_records_of_another_version_are_left_out(tmp_path):
     (cell,) = cells(tmp_path)
     record(tmp_path / "runs" / "a", cell, training=4, rest=3)
-    assert len(measured_runs(tmp_path, 0)) == 1
+    assert len(measured_runs(tmp_path)) == 1
     path = tmp_path / "runs" / "a" / "result.json"
     result = json.loads(path.read_text())
     result["config"]["trainer"]["speed"] = 3
     path.write_text(json.dumps(result))
-    assert measured_runs(tmp_path, 0) == []
+    assert measured_runs(tmp_path) == []
 
 
 def test_what_is_finished_does_not_count(tmp_path):

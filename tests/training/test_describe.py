@@ -31,7 +31,7 @@ def test_state_is_the_most_that_the_bank_holds(name, length):
             _, bank = run(
                 model,
                 bank,
-                tokens(1, 8)[:, None],
+                tokens(1, min(8, length))[:, None],
                 starts=torch.tensor([[start == 0]]),
                 lengths=torch.tensor([[min(8, length - start)]]),
             )

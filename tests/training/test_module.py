@@ -3,9 +3,12 @@
 import pytest
 import torch
 from models import make_memory, make_model, tokens
+from sampled import each
+from small_methods import METHODS, SMALL, small_memory
+from torch.nn.functional import pad
 
 from unimem.config import compose
-from unimem.data.stream import SegmentStream
+from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.model.attach import attach
 from unimem.model.recurrence import read
 from unimem.training.module import FSDP_PREFIX, LitUniMem, NonFiniteLossError
@@ -123,3 +126,21 @@ def test_loss_that_is_not_finite_is_named_and_leaves_the_bank():
     with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 1, documents \[0, 1\]"):
         module.training_step(second, 1)
     assert module.bank is bank
+
+
+@pytest.mark.parametrize("method", each(3, METHODS))
+def test_padding_that_is_not_computed_changes_no_loss(method):
+    """Segments far longer than the documents give the losses of padded ones, training or not."""
+    texts = Texts(9, 14, 5, 14, 11)
+    limit = ["memory.limit=20"] if "limit" in str(SMALL[method].overrides) else []
+    model = attach(make_model(), small_memory(method, 16, *limit)).train()
+    trimmed, whole = (LitUniMem(model, compose().trainer) for _ in range(2))
+    for i, batch in enumerate(stream(texts, segment_length=16)):
+        shape = batch.input_ids.shape
+        assert shape[2] == batch.lengths.max() < 16
+        more = (0, 16 - shape[2])
+        text = pad(batch.input_ids, more), pad(batch.targets, more, value=NO_TARGET)
+        padded = SegmentBatch(*text, *batch[2:])
+        found, expected = trimmed.training_step(batch, i), whole.training_step(padded, i)
+        assert found["tokens"] == expected["tokens"]
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)

@@ -1,6 +1,7 @@
 """Documents to batches of segments: every row of a batch follows a document of its own.
 
-Shapes: B rows, S segments of one row in one batch, T tokens in a segment.
+Shapes: B rows, S segments of one row in one batch, T tokens of the longest of them. Padding that no
+row needs is not there to be computed.
 """
 
 import heapq
@@ -57,7 +58,8 @@ class SegmentStream:
             with a warning.
         batch_size: rows of this rank.
         segment_length: tokens in a segment (T).
-        segments_per_step: segments of a row in a batch (S).
+        segments_per_step: segments of a row in a batch; fewer only when all rows have come to their
+            end.
         seed: of the order.
         steps: batches; epochs follow each other without a gap. None: one epoch, until every row is
             done.
@@ -193,7 +195,8 @@ class SegmentStream:
 
     def _next_batch(self, tokens: dict[int, np.ndarray]) -> SegmentBatch:
         """Read one batch and move every row on; `tokens` keeps the rows' documents in between."""
-        B, S, T = len(self._own), self._segments_per_step, self._segment_length
+        B, S = len(self._own), self._segments_per_step
+        T = min(self._segment_length, int(self._lengths.max()))
         batch = SegmentBatch(
             input_ids=torch.zeros(B, S, T, dtype=torch.long),
             targets=torch.full((B, S, T), NO_TARGET),
@@ -202,6 +205,8 @@ class SegmentStream:
             documents=torch.full((B, S), -1),
             offsets=torch.zeros(B, S, dtype=torch.long),
         )
+        # of all ranks: their steps have the same shape
+        segments = longest = 0
         for s in range(S):
             for row in range(self._num_rows):
                 if self._row_documents[row] < 0:
@@ -210,15 +215,19 @@ class SegmentStream:
                 document, offset = self._row_documents[row], self._row_offsets[row]
                 if document < 0:
                     continue
+                left = int(self._lengths[document]) - offset
+                segments, longest = s + 1, max(longest, min(left, T))
                 if row in self._own:
                     if row not in tokens:
                         tokens[row] = self._documents.ids(document)
                     _put(batch, row - self._own.start, s, document, offset, tokens[row])
-                if offset + T < self._lengths[document]:
+                if left > T:
                     self._row_offsets[row] += T
                 else:
                     self._row_documents[row], self._row_offsets[row] = -1, 0
-        return batch
+        ids, targets, *others = batch
+        text = (tensor[:, :segments, :longest].contiguous() for tensor in (ids, targets))
+        return SegmentBatch(*text, *(tensor[:, :segments].contiguous() for tensor in others))
 
 
 def _put(batch: SegmentBatch, b: int, s: int, document: int, offset: int, ids: np.ndarray) -> None:

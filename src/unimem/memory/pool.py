@@ -70,12 +70,14 @@ class Pooler:
         }
         return type(memory)(keys, values, positions.amax(2), notes)
 
-    def reconstruction(self, queries: Tensor, old: Memory) -> list[Tensor]:
+    def reconstruction(
+        self, queries: Tensor, old: Memory, real: Tensor | None = None
+    ) -> list[Tensor]:
         """Give the attention reconstruction loss of a convolution (Rae 2019, section 3.2), or none.
 
         The mean squared difference between what queries [B, H, T, D] read of the old slots and of
-        those that they become, without positions; its gradient reaches the kernels alone. There is
-        none where no gradient is wanted.
+        those that they become, without positions, over the queries that are `real` [B, 1, T], or
+        all; its gradient reaches the kernels alone. There is none where no gradient is wanted.
         """
         import torch
 
@@ -85,7 +87,11 @@ class Pooler:
         pooled = self(old)
         queries = queries.detach()
         difference = _read(queries, old) - _read(queries, pooled)
-        return [at_least_float32(difference).square().mean()]
+        error = at_least_float32(difference).square().mean((1, 3))  # [B, rows]
+        if real is None:
+            return [error.mean()]
+        weight = real[:, 0].repeat(1, error.shape[1] // real.shape[2])
+        return [(error * weight).sum() / weight.sum().clamp_min(1)]
 
 
 def _read(queries: Tensor, memory: Memory) -> Tensor:

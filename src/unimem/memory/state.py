@@ -281,6 +281,11 @@ class Segment:
     losses: list[Tensor] = field(default_factory=_none_listed)
 
     @property
+    def real(self) -> Tensor:
+        """Which of the tokens, and so of the queries, are no padding [B, 1, N]."""
+        return self.tokens.used
+
+    @property
     def text(self) -> Memory:
         """The text tokens alone."""
         return self.tokens.take(self.text_at) if len(self.inserted_at) else self.tokens

@@ -52,7 +52,7 @@ def estimate(runs: Sequence[Cell], output: Path, gpus: int) -> list[RunEstimate]
     Its rates are those of finished runs under `output` that are alike, else assumed ones.
     """
     left = [cell for cell in runs if not finished(cell)]
-    before = measured_runs(output, gpus) if left else []
+    before = measured_runs(output) if left else []
     return [_estimate(cell, work_of(cell, gpus), before, gpus) for cell in left]
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from unimem.config import Config
 from unimem.results.records import RESULT
 from unimem.studies.shape import model_shape
-from unimem.studies.work import flops_per_token, num_devices, tokens_of_a_step
+from unimem.studies.work import flops_per_token
 
 _OF_TRAINING = (
     "batch_size", "accumulate", "precision", "gradient_checkpointing", "accelerator", "strategy",
@@ -37,10 +37,10 @@ class Measured:
     reading: float | None
 
 
-def measured_runs(output: Path, gpus: int) -> list[Measured]:
+def measured_runs(output: Path) -> list[Measured]:
     """Read the finished runs under `output`; those of another version are left out."""
     results = [json.loads(path.read_text()) for path in output.glob(f"*/*/{RESULT}")]
-    found = [_measured(result, gpus) for result in results]
+    found = [_measured(result) for result in results]
     return [run for run in found if run is not None]
 
 
@@ -83,7 +83,7 @@ def _model_key(config: Config, parameters: int) -> tuple[Any, ...]:
     return parameters, config.method.name, memory.label(), memory.segment_length
 
 
-def _measured(result: dict[str, Any], gpus: int) -> Measured | None:
+def _measured(result: dict[str, Any]) -> Measured | None:
     try:
         config = Config.model_validate(result["config"])
     except ValidationError:
@@ -95,7 +95,7 @@ def _measured(result: dict[str, Any], gpus: int) -> Measured | None:
     of_memory = shape.with_memory(config) - shape.parameters
     shape = replace(shape, parameters=parameters - of_memory)
     cost = flops_per_token(config, shape, evaluation["tokens"] / evaluation["documents"])
-    trained = result["steps"] * tokens_of_a_step(config, num_devices(config.trainer, gpus))
+    trained = result["tokens_seen"]
     read = evaluation["tokens"] * len(evaluation["scores"])
     training = result["training_seconds"]
     rest = result["seconds"] - training

@@ -109,19 +109,16 @@ def on_gpu(settings: TrainerSettings, gpus: int) -> bool:
     return settings.accelerator == "gpu" or (settings.accelerator == "auto" and gpus > 0)
 
 
-def tokens_of_a_step(config: Config, devices: int) -> int:
-    """Count the tokens that one optimizer step reads, padding included."""
-    settings = config.trainer
-    rows = settings.batch_size * devices * settings.num_nodes * settings.accumulate
-    return rows * config.segments_per_step() * config.memory.segment_length
-
-
 def _tokens_trained(config: Config, corpus: Corpus | None, devices: int) -> int:
-    if config.trainer.max_steps is not None:
-        return config.trainer.max_steps * tokens_of_a_step(config, devices)
-    if corpus is None:
-        return sum(_typical(config, "train"))
-    return sum(_lengths(corpus.train))
+    """Count the tokens to train on; padding is none of them."""
+    lengths = _typical(config, "train") if corpus is None else _lengths(corpus.train)
+    settings = config.trainer
+    if settings.max_steps is None:
+        return sum(lengths)
+    rows = settings.batch_size * devices * settings.num_nodes * settings.accumulate
+    segments = sum(-(-length // config.memory.segment_length) for length in lengths)
+    read = settings.max_steps * rows * config.segments_per_step()
+    return round(read * sum(lengths) / segments)
 
 
 def _held_out(config: Config, corpus: Corpus | None) -> list[int]:

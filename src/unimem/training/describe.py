@@ -52,7 +52,8 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
     most = place = 0
     state = Memory.empty(torch.zeros(1, heads, 1, 1))
     for start in range(0, longest, length):
-        body = segment_body(memory.plan, length, torch.device("cpu"))
+        shown = min(length, longest)
+        body = segment_body(memory.plan, length, torch.device("cpu"), shown)
         real = body.needs <= longest - start
         positions = (place + torch.arange(len(real)))[None].where(real, FREE)
         place += len(real)

@@ -79,7 +79,7 @@ class Recompress(Management):
             old = memory.keep(leaves[:, None], count)
             pooler = Pooler("recompress", self.pool, self.rate, segment.weights)
             pooled = pooler(old)
-            segment.losses.extend(pooler.reconstruction(segment.queries, old))
+            segment.losses.extend(pooler.reconstruction(segment.queries, old, segment.real))
             pooled = pooled.noted(tier=(pooled.places >= 0).long())
             older = memory.keep((memory.valid & compressed)[:, None], len(memory))
             rest = memory.keep((memory.valid & ~compressed & ~leaves)[:, None], len(memory))

@@ -49,5 +49,5 @@ class Pooling(LayerWriting):
         """Pool each group over its real tokens."""
         pooler = Pooler("pooling", self.pool, self.rate, segment.weights)
         pooled = pooler(segment.text)
-        segment.losses.extend(pooler.reconstruction(segment.queries, segment.text))
+        segment.losses.extend(pooler.reconstruction(segment.queries, segment.text, segment.real))
         return memory.append(pooled)
