@@ -13,7 +13,7 @@ from sampled import each
 
 from unimem.cli import evaluate as command
 from unimem.cli.evaluate import new_folder, run, table
-from unimem.cli.reading import recompose
+from unimem.cli.reading import may_share_documents, recompose
 from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.evaluation.tokens import TokenTable
 from unimem.paths import config_root
@@ -202,6 +202,29 @@ def copied(trained, tmp_path, **changes):
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("eval-*", "checkpoints"))
     (folder / "result.json").write_text(json.dumps(record_of(trained) | changes))
     return folder
+
+
+TEXT = {"kind": "text", "path": "/a/corpus", "held_out": 0.1}
+HUB = {"kind": "hf", "repository": "org/data", "path": None, "held_out": 0.1, "split": "train"}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "others", "share"),
+    [
+        (TEXT, {}, False),
+        (TEXT, {"held_out": 0.5}, True),
+        (TEXT, {"path": ["/a/corpus/part", "/b"]}, True),
+        (TEXT, {"path": "/a"}, True),
+        (TEXT, {"path": "/a/corpus2", "held_out": 0.5}, False),
+        (TEXT, {"kind": "pg19"}, False),
+        (HUB, {"split": "test"}, True),
+        (HUB, {"repository": "org/other", "split": "test"}, False),
+        ({"kind": "pg19", "validation_split": "validation"}, {"validation_split": "test"}, False),
+        ({"kind": "stdlib", "held_out": 0.1}, {"held_out": 0.2}, True),
+    ],
+)
+def test_documents_that_a_run_was_trained_on_may_not_be_held_out_unsaid(trained_on, others, share):
+    assert may_share_documents(trained_on, trained_on | others) is share
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "memory.safetensors"])

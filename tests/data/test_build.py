@@ -79,6 +79,17 @@ def test_tokenizer_is_trained_on_the_train_split_only(settings, folder):
     assert after.vocabulary == before.vocabulary
 
 
+def test_held_out_documents_alone_are_the_same_ones(settings, folder, caplog):
+    both = text(settings, folder)
+    file = settings("text", path=str(folder), vocab_size=280)
+    with caplog.at_level(logging.INFO):
+        alone = build_corpus(file, train=False)
+    assert caplog.text == "" and len(alone.train) == 0
+    assert all_ids(alone.validation) == all_ids(both.validation)
+    assert alone.vocabulary == both.vocabulary and alone.digest != both.digest
+    assert "to train on" not in alone.summary() and "held out" in alone.summary()
+
+
 def test_limits(settings, folder):
     corpus = text(settings, folder, train_documents=7, validation_documents=1, max_tokens=11)
     assert (len(corpus.train), len(corpus.validation)) == (7, 1)

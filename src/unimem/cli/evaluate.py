@@ -1,5 +1,6 @@
 """unimem-eval: evaluate the model of a finished run on held-out documents."""
 
+import logging
 import shutil
 import signal
 import sys
@@ -13,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from unimem.cli.command import launch, take_config_dir
-from unimem.cli.reading import reads_other_data, recompose, require_tokenizer
+from unimem.cli.reading import may_share_documents, reads_other_data, recompose, require_tokenizer
 from unimem.config import Config, ConfigError, compose_node
 from unimem.paths import own_config
 from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
@@ -22,6 +23,8 @@ from unimem.studies.cells import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 LABELS = {
     "own": "own memory",
@@ -219,7 +222,13 @@ def evaluate(
     data = with_tokenizer_of(weights, config.data)
     if other_data:
         resolved = resolved | {"data": data.model_dump()}
-    corpus = build_corpus(data)
+    corpus = build_corpus(data, train=not other_data)
+    if other_data and may_share_documents(recorded["config"]["data"], data.model_dump()):
+        logger.warning(
+            "data=%s is divided into other splits than in the run: documents that it was trained "
+            "on may be among those held out now",
+            data.kind,
+        )
     digest = recorded["corpus"]["digest"]
     if corpus.digest != digest and not other_data:
         raise ValueError(

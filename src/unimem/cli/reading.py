@@ -90,6 +90,36 @@ def require_tokenizer(data: DataSettings, weights: Path) -> None:
         )
 
 
+def may_share_documents(trained: dict[str, Any], evaluated: dict[str, Any]) -> bool:
+    """Say whether other settings of `data` may hold out documents that a run was trained on.
+
+    It is so where the same files or repository are divided in another way.
+
+    Args:
+        trained: settings of the corpus that the run was trained on.
+        evaluated: settings of the corpus whose held-out documents are evaluated.
+    """
+    if trained["kind"] != evaluated["kind"]:
+        return False
+    before, now = (_places(data.get("path")) for data in (trained, evaluated))
+    if trained.get("repository") != evaluated.get("repository") or (
+        before
+        and now
+        and not any(
+            a.is_relative_to(b) or b.is_relative_to(a) for a in before for b in now
+        )  # fmt: skip
+    ):
+        return False
+    dividing = ("held_out", "validation_split", "validation_path", "split", "text_column")
+    names = dividing if trained["kind"] != "pg19" else ()  # its splits are the publisher's
+    return before != now or any(trained.get(name) != evaluated.get(name) for name in names)
+
+
+def _places(path: str | list[str] | None) -> set[Path]:
+    paths = [path] if isinstance(path, str) else path or []
+    return {Path(each).expanduser().resolve() for each in paths}
+
+
 def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
     """Add the settings that came after the run was recorded."""
     kind = recorded["data"]["kind"]

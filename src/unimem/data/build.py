@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from unimem.data.documents import Corpus, DataError
+from unimem.data.documents import NO_DOCUMENTS, Corpus, DataError
 from unimem.data.github import github_source
 from unimem.data.markov import markov_corpus
 from unimem.data.pg19 import pg19_source
@@ -32,8 +32,13 @@ from unimem.data.urn import urn_corpus
 _FORMAT = 1
 
 
-def build_corpus(settings: DataSettings) -> Corpus:
+def build_corpus(settings: DataSettings, *, train: bool = True) -> Corpus:
     """Build the corpus that the settings describe, or open it if it was built before.
+
+    Args:
+        settings: of the corpus.
+        train: False to leave out the documents to train on, where they are text: `train` is then
+            empty, and the digest is that of the held-out documents alone.
 
     Raises:
         DataError: there is nothing to use; the message says why and what to do.
@@ -44,13 +49,13 @@ def build_corpus(settings: DataSettings) -> Corpus:
         case UrnSettings():
             return urn_corpus(settings)
         case StdlibSettings():
-            return _text_corpus(settings, stdlib_source(settings))
+            return _text_corpus(settings, stdlib_source(settings), train)
         case TextSettings():
-            return _text_corpus(settings, text_source(settings))
+            return _text_corpus(settings, text_source(settings), train)
         case PG19Settings():
-            return _text_corpus(settings, pg19_source(settings))
+            return _text_corpus(settings, pg19_source(settings), train)
         case GitHubSettings():
-            return _text_corpus(settings, github_source(settings))
+            return _text_corpus(settings, github_source(settings), train)
 
 
 def cache_folder(cache: str | None) -> Path:
@@ -58,15 +63,16 @@ def cache_folder(cache: str | None) -> Path:
     return Path(cache or os.environ.get("UNIMEM_CACHE") or "~/.cache/unimem").expanduser()
 
 
-def _text_corpus(settings: TokenizedSettings, source: Source) -> Corpus:
+def _text_corpus(settings: TokenizedSettings, source: Source, train: bool) -> Corpus:
     source_digest = source.digest()
     tokenizer = _tokenizer(settings, source, source_digest)
     stores: dict[Split, TokenStore] = {}
-    for split in ("train", "validation"):
+    splits: tuple[Split, ...] = ("train", "validation") if train else ("validation",)
+    for split in splits:
         stores[split] = _store(settings, source, source_digest, tokenizer, split)
     return Corpus(
         name=settings.kind,
-        train=stores["train"],
+        train=stores.get("train", NO_DOCUMENTS),
         validation=stores["validation"],
         vocab_size=tokenizer.vocab_size,
         digest=_digest(*(store.digest for store in stores.values())),

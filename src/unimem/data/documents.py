@@ -48,6 +48,25 @@ class Documents(Protocol):
         ...
 
 
+class _NoDocuments:
+    """An empty sequence of documents."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def ids(self, i: int) -> np.ndarray:
+        raise IndexError(i)
+
+    def length(self, i: int) -> int:
+        raise IndexError(i)
+
+    def name(self, i: int) -> str:
+        raise IndexError(i)
+
+
+NO_DOCUMENTS: Documents = _NoDocuments()
+
+
 class Oracle(Protocol):
     """The best prediction that the visible tokens allow, for corpora whose law is known."""
 
@@ -113,7 +132,8 @@ class Corpus:
 
     def summary(self) -> str:
         """Return one line: sizes, vocabulary, digest and what was left out."""
-        parts = [f"{_size(self.train)} to train on", f"{_size(self.validation)} held out"]
+        parts = [f"{_size(self.train)} to train on"] if len(self.train) else []
+        parts.append(f"{_size(self.validation)} held out")
         parts += [f"vocabulary {self.vocab_size}", f"digest {self.digest[:12]}"]
         parts += [f"{count} {reason}" for reason, count in self.skipped.items()]
         return f"{self.name}: " + ", ".join(parts)
