@@ -23,10 +23,10 @@ def blocks(memory: Memory, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
     """
     places, noted = memory.positions, memory.notes.get("block")
     first = (places - start) // size * size + start if noted is None else noted[:, 0]
-    first = first.clamp_min(start).where(places >= start, first.clamp_min(0))
-    first = first.where(memory.valid, -1)
+    if start:
+        first = first.clamp_min(start).where(places >= start, first.clamp_min(0))
     begins = memory.valid.clone()
-    begins[:, 1:] &= first[:, 1:] != first[:, :-1]
+    begins[:, 1:] &= (first[:, 1:] != first[:, :-1]) | ~memory.valid[:, :-1]
     return (begins.cumsum(1) - 1).clamp_min(0), first
 
 
