@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
-from unimem.config import Config, ConfigError, canonical, check, compose_node
+from unimem.config import Config, ConfigError, canonical, check, compose_node, resolve
 from unimem.data.settings import DataSettings, TokenizedSettings
 from unimem.data.tokenizer import holds_tokenizer
 from unimem.memory.plan import DIMENSIONS
@@ -59,7 +58,7 @@ def recompose(
         if group in given:
             # Of the command line, so interpolations are the user's own.
             node = compose_node("train", [given[group].input_line or "", *lines])
-            values[group] = OmegaConf.to_container(node[group], resolve=True)
+            values[group] = resolve(node)[group]
     for key, override in given.items():
         group, _, name = key.partition(".")
         if name and group not in given:
@@ -125,7 +124,7 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
     kind = recorded["data"]["kind"]
     node = compose_node("train", [f"data={kind}", "logger=none"])
     groups = ("data", "evaluation", "trainer", "logger", "attention")
-    defaults = {name: OmegaConf.to_container(node[name], resolve=True) for name in groups}
+    defaults = resolve(node)
     return recorded | {name: defaults[name] | recorded.get(name, {}) for name in groups}
 
 
