@@ -148,6 +148,14 @@ def test_sweep_lists_its_cells_and_runs_nothing(call, tmp_path, dry_run):
     assert not list(tmp_path.iterdir())
 
 
+def test_sweep_counts_base_runs_apart_from_cells(call, tmp_path):
+    file = tmp_path / "a.yaml"
+    base = "base: [method=vanilla, data, model=tiny]"
+    file.write_text(f"defaults: [override /data: markov]\n{base}\nvary: {{seed: '0,1'}}\n")
+    code, printed, _ = call(sweep.main, f"sweeps={file}", "--dry-run", "injection_layer=1")
+    assert code == 0 and "2 cells and 1 base run for them" in printed and "runs: 3, " in printed
+
+
 def test_sweep_says_why_what_it_lists_cannot_start(call, tmp_path):
     code, printed, _ = call(sweep.main, "data=text", "data.path=/nowhere", "--dry-run",
                             "trainer.accelerator=cpu", f"data.cache={tmp_path}")  # fmt: skip

@@ -56,3 +56,15 @@ def test_a_failure_is_shown_with_its_last_lines(statuses):
     assert lines[0] == "failed    seed=1  exit status 1"
     assert lines[1:6] == [f"  [line {i}]" for i in range(4, 9)]
     assert lines[6] == f"  whole log: {log_file(status.cell)}"
+
+
+def test_running_cells_are_shown_every_so_often_off_a_terminal(statuses, monkeypatch):
+    write_metrics(statuses[2])
+    statuses[2].state = State.RUNNING
+    console = Console(width=20)
+    with console.capture() as captured:
+        lines = Lines(console)
+        lines.look(statuses)  # a minute has not passed
+        monkeypatch.setattr(lines, "EVERY", 0)
+        lines.look(statuses)
+    assert captured.get() == "running   seed=2  step 2/8, perplexity 2.25, 1:00 left\n"

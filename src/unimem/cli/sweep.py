@@ -17,6 +17,7 @@ from unimem.studies.estimate import estimate, report
 from unimem.studies.launch import make_launcher, resources
 from unimem.studies.runner import Runner
 from unimem.studies.study import Study, expand
+from unimem.words import counted
 
 TAKES = "unimem-sweep takes name=value arguments; --help shows them"
 
@@ -44,7 +45,7 @@ def run(study: Study) -> int:
     """Run what is not finished of a study, show it, and give the exit status."""
     console = Console()
     live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
-    tell(console, f"{len(study.cells)} cells, listed in {write_study(study)}", *_estimate(study))
+    tell(console, f"{_counts(study)}, listed in {write_study(study)}", *_estimate(study))
     with live as display:
         runner = Runner(study.runs, make_launcher(study.options, study.runs), display)
         code = runner.run()
@@ -59,11 +60,17 @@ def _list(study: Study) -> int:
     for cell in study.runs:
         state = "finished" if finished(cell) else "begun" if begun(cell) else "new"
         print(f"{state:<9} {cell.label}  {cell.folder}")
-    print("\n".join([f"{len(study.cells)} cells", *_estimate(study)]))
+    print("\n".join([_counts(study), *_estimate(study)]))
     problems = dict.fromkeys(cell.problem for cell in study.runs if cell.problem)
     for problem in problems:
         print(f"the sweep does not start here: {problem}")
     return 1 if problems else 0
+
+
+def _counts(study: Study) -> str:
+    """Count the cells, and the runs that are none: the bases whose weights cells start from."""
+    cells, others = counted(len(study.cells), "cell"), len(study.runs) - len(study.cells)
+    return f"{cells} and {counted(others, 'base run')} for them" if others else cells
 
 
 def _estimate(study: Study) -> list[str]:

@@ -24,10 +24,13 @@ _ORDER = (
 
 
 class Lines:
-    """A line for each cell that starts, ends or fails."""
+    """A line for each cell that starts, ends or fails; every `EVERY` seconds for those that run."""
+
+    EVERY = 60.0
 
     def __init__(self, console: Console):
         self._console = console
+        self._shown = time.monotonic()
 
     def changed(self, status: Status) -> None:
         """Say what became of a cell; of a failed one its last lines too."""
@@ -36,7 +39,16 @@ class Lines:
             tell(self._console, *_failure(status))
 
     def look(self, statuses: Sequence[Status]) -> None:
-        """Show nothing: lines are enough."""
+        """Say how far the running cells are, if it was not said for a while."""
+        if time.monotonic() - self._shown < self.EVERY:
+            return
+        self._shown = time.monotonic()
+        for status in statuses:
+            if status.state == State.RUNNING and any(numbers := _numbers(status)):
+                step, perplexity, left = numbers
+                ending = f", {left} left" if left else ""
+                line = f"  step {step}, perplexity {perplexity}{ending}"
+                tell(self._console, f"{status.state:<9} {status.cell.label}{line}")
 
 
 class LiveTable:

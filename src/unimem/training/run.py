@@ -24,6 +24,7 @@ from unimem.memory.plan import DIMENSIONS, MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached, save_memory
 from unimem.model.load import load_model
+from unimem.paths import own_config
 from unimem.results.collect import read_metrics
 from unimem.results.records import RESULT, write_json_atomic
 from unimem.settings import PretrainedModel, TrainerSettings
@@ -329,6 +330,7 @@ class _Run:
             "versions": versions(),
             "commit": git_commit(),
             "machine": machine(),
+            "config_dir": None if (own := own_config()) is None else str(own),
             "config": self.resolved | {"name": self.path.name},
         }
 
