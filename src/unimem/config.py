@@ -313,7 +313,6 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
-    values["data"].pop("segment_length", None)  # memory.segment_length has taken it
     _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
     return canonical(values)
 
@@ -324,6 +323,8 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
     What is wrong stays as it is; it is told when the settings are checked.
     """
     memory = values["memory"]
+    # A corpus's own segment length is the default of memory.segment_length, which has taken it.
+    data = {key: value for key, value in values["data"].items() if key != "segment_length"}
     if str(memory.get("positions")).lower() == "true":  # a scheme that YAML takes for a truth value
         memory["positions"] = "true"
     knobs = knob_types(memory)
@@ -331,7 +332,7 @@ def canonical(values: dict[str, Any]) -> dict[str, Any]:
         key: {k: _of_memory(k, entry, knobs) for k, entry in memory.items()}
         if key == "memory"
         else _of_group(key, value)
-        for key, value in values.items()
+        for key, value in (values | {"data": data}).items()
     }
 
 

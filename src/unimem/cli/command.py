@@ -10,6 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from unimem import __version__
+from unimem.cli import STOPPED
 from unimem.config import (
     ConfigError,
     compose_node,
@@ -19,6 +20,7 @@ from unimem.config import (
     text_as_written,
 )
 from unimem.paths import CONFIG_DIR, config_root, own_config
+from unimem.training.folder import make_folder
 
 
 def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -51,7 +53,10 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
         sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path
     # A process that Lightning starts has this one's arguments already.
     sys.argv += [line for line in search_path() if line not in sys.argv]
-    hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
+    try:
+        hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
 
 
 def _answer(arguments: list[str]) -> None:
@@ -104,4 +109,6 @@ def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
     several = [o.input_line or "" for o in parsed if o.is_sweep_override()]
     if several and not multirun:
         raise ConfigError(several_values(several[0]))
-    compose_node(config_name, [line for line in overrides if line not in several])
+    node = compose_node(config_name, [line for line in overrides if line not in several])
+    if multirun and "study" in node:  # Hydra makes the folder itself
+        make_folder(Path(str(node.output)), str(node.output))

@@ -20,6 +20,7 @@ from unimem.paths import own_config
 from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
+from unimem.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -328,7 +329,7 @@ def load_memory_weights(model: "PreTrainedModel", folder: Path) -> None:
 def table(evaluation: dict[str, Any]) -> list[str]:
     """Put an evaluation into lines of text."""
     lines = [
-        f"{evaluation['documents']} documents, {evaluation['tokens']} tokens scored; "
+        f"{counted(evaluation['documents'], 'document')}, {evaluation['tokens']} tokens scored; "
         f"{evaluation['protocol']}",
         f"{'loss':<{_WIDTH}} {'nats/token':>10} {'95 % interval':>18} {'perplexity':>11}",
     ]
@@ -339,7 +340,9 @@ def table(evaluation: dict[str, Any]) -> list[str]:
     for name, bound in evaluation["bounds"].items():
         lines.append(_cells(LABELS[f"bound_{name}"], bound["nll"], bound["interval"]))
     for name, difference in evaluation["comparisons"].items():
-        better = f"lower in {difference['better']} of {difference['documents']} documents"
+        better = (
+            f"lower in {difference['better']} of {counted(difference['documents'], 'document')}"
+        )
         other = LABELS[name.removeprefix("own-")]
         cells = _cells(f"own memory - {other}", difference["difference"], difference["interval"])
         lines.append(f"{cells}  {better}")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from unimem.cli.command import launch
 from unimem.config import ConfigError, resolve, validate
+from unimem.training.early import require_startable
 
 
 def main() -> None:
@@ -19,6 +20,7 @@ def main() -> None:
 def run(node: DictConfig) -> None:
     """Check the settings, train, and print what was found; tell a mistake without a traceback."""
     config, resolved = validate(node), resolve(node)
+    require_startable(config)
     # torch and lightning take seconds; a wrong setting must not.
     from lightning.pytorch.utilities import rank_zero_only
 

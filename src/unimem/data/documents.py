@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from unimem.words import counted
+
 if TYPE_CHECKING:
     from unimem.data.tokenizer import Tokenizer
 
@@ -141,4 +143,4 @@ class Corpus:
 
 def _size(documents: Documents) -> str:
     tokens = sum(documents.length(i) for i in range(len(documents)))
-    return f"{len(documents)} documents of {tokens} tokens"
+    return f"{counted(len(documents), 'document')} of {tokens} tokens"

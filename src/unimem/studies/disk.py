@@ -10,7 +10,7 @@ from typing import IO
 from unimem.results.records import RESULT, read_result, write_json_atomic
 from unimem.studies.cells import Cell
 from unimem.studies.study import Study
-from unimem.training.folder import CONFIG, METRICS
+from unimem.training.folder import CONFIG, METRICS, make_folder
 
 STUDY = "study.json"
 
@@ -84,7 +84,7 @@ def write_study(study: Study) -> Path:
     """Record which cells a study consists of, and what its file says; give the path."""
     output = Path(study.options.output)
     path = output / study.options.study / STUDY
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, study.options.output)
     record = {
         "study": study.options.study,
         "arguments": list(study.arguments),

@@ -146,17 +146,51 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
     return "-".join([config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"])
 
 
+def require_place(config: Config) -> None:
+    """Make sure, without torch, that a run can be recorded where the settings say.
+
+    Raises `ConfigError` as `open_run` does for a folder that cannot be written, a name that is
+    taken, or a run to continue that is not there. To be called in a run's first process.
+    """
+    study = Path(config.output) / config.study
+    if config.resume:
+        _existing(config, study)
+        return
+    make_folder(study, config.output)
+    if config.name is not None and (study / config.name).exists():
+        raise _taken(config, study / config.name)
+
+
+def make_folder(path: Path, output: str) -> None:
+    """Make a folder in the output. Raises `ConfigError` if it cannot be made or written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
+        reason = "it cannot be written"
+    except OSError as error:
+        writable, reason = False, f"{error.strerror or error}: {error.filename or path}"
+    if not writable:
+        raise ConfigError(
+            f"output={output}: the folder {path} cannot be made ({reason}); name a folder "
+            "that can be written, output=FOLDER"
+        )
+
+
+def _taken(config: Config, path: Path) -> ConfigError:
+    return ConfigError(
+        f"name={config.name} is taken: {path} exists; "
+        "continue that run with resume=true, or choose another name"
+    )
+
+
 def _made(config: Config, study: Path) -> Path:
-    study.mkdir(parents=True, exist_ok=True)
+    make_folder(study, config.output)
     if config.name is not None:
         path = study / config.name
         try:
             path.mkdir()
         except FileExistsError:
-            raise ConfigError(
-                f"name={config.name} is taken: {path} exists; "
-                "continue that run with resume=true, or choose another name"
-            ) from None
+            raise _taken(config, path) from None
         return path
     base = readable_name(config)
     for number in itertools.count(1):

@@ -1,0 +1,40 @@
+"""What can be known of a run without torch, so that a mistake is answered in a second."""
+
+import os
+import sys
+from pathlib import Path
+
+from unimem.config import Config, ConfigError
+from unimem.training.folder import require_place
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Variables by which launchers number the processes of a run."""
+
+GPU_FILES = ("nvidiactl", "nvhost-ctrl", "nvmap", "dxg", "kfd")
+"""Device files of which each GPU driver that torch knows makes one, on Linux."""
+
+
+def require_startable(config: Config) -> None:
+    """Raise `ConfigError` for a run that cannot start here: its folder, its documents, its GPU."""
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+        return  # the first process asks
+    require_place(config)
+    _require_documents(config)
+    if config.trainer.accelerator == "gpu" and not _may_have_gpu():
+        raise ConfigError("trainer.accelerator=gpu but this machine has no GPU; use auto or cpu")
+
+
+def _require_documents(config: Config) -> None:
+    given = getattr(config.data, "path", None)
+    for path in [given] if isinstance(given, str) else given or []:
+        if not Path(path).expanduser().exists():
+            raise ConfigError(
+                f"data.path={path} does not exist (looked for from {Path.cwd()}); "
+                "name a file, a folder, or a list of them"
+            )
+
+
+def _may_have_gpu() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(Path("/dev", name).exists() for name in GPU_FILES)
