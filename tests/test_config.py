@@ -304,3 +304,35 @@ def test_a_pretrained_model_brings_its_tokenizer():
     assert compose("model=tinyllama").data.tokenizer.startswith("TinyLlama/")
     assert compose("model=tinyllama", "model.tokenizer=bpe").data.tokenizer == "bpe"
     assert compose().data.tokenizer == "bpe"
+
+
+PROFILES = sorted(file.stem for file in (config_root() / "conf" / "profile").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_trains_float32_weights(profile):
+    config = compose(f"profile={profile}", "injection_layer=0")
+    assert config.weights_dtype() == "float32"
+    assert config.trainer.precision != "bf16-true"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_of_half_precision_are_trained_only_on_demand(dtype):
+    hf = ["model=hf", "model.name=x", "data=markov", "injection_layer=0", f"model.dtype={dtype}"]
+    with pytest.raises(ConfigError, match=f"model.dtype={dtype} would train.*precision=bf16-true"):
+        compose(*hf)
+    assert compose(*hf, "trainer.precision=bf16-true").weights_dtype() == "bfloat16"
+    assert compose(*hf, "trainer.max_steps=0").weights_dtype() == dtype
+
+
+MODELS = sorted(file.stem for file in (config_root() / "conf" / "model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_learning_rate_is_the_models_own_unless_it_is_set(model):
+    given = [f"model={model}", "data=markov", "injection_layer=0"]
+    given += ["model.name=x"] if model == "hf" else []
+    config = compose(*given)
+    expected = 2e-3 if config.model.kind == "scratch" else 5e-5
+    assert config.trainer.learning_rate == expected
+    assert compose(*given, "trainer.learning_rate=1e-4").trainer.learning_rate == 1e-4

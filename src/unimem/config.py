@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from unimem.data.settings import DataSettings
 from unimem.memory.depth import Place, in_order
@@ -30,6 +30,7 @@ from unimem.settings import (
     LoggerSettings,
     MethodSettings,
     ModelSettings,
+    PretrainedModel,
     Settings,
     TrainerSettings,
     as_declared,
@@ -85,6 +86,30 @@ class Config(Settings):
     def segments_per_step(self) -> int:
         """Say how many segments of a row one training step reads."""
         return self.trainer.segments_per_step or self.memory.bptt_segments + 1
+
+    def weights_dtype(self) -> Literal["auto", "float32", "bfloat16", "float16"]:
+        """Say the type in which the weights are loaded; `auto` is as they are stored.
+
+        Training steps are lost in weights of half precision, which only `bf16-true` asks for.
+        """
+        if self.trainer.precision == "bf16-true" and self.trainer.max_steps != 0:
+            return "bfloat16"
+        if isinstance(self.model, PretrainedModel) and self.model.dtype != "auto":
+            return self.model.dtype
+        as_stored = isinstance(self.model, PretrainedModel) and self.trainer.max_steps == 0
+        return "auto" if as_stored and self.trainer.precision == "auto" else "float32"
+
+    @model_validator(mode="after")
+    def _trains_whole_weights(self) -> Config:
+        dtype = self.model.dtype if isinstance(self.model, PretrainedModel) else "auto"
+        half = dtype in ("bfloat16", "float16")
+        if half and self.trainer.max_steps != 0 and self.trainer.precision != "bf16-true":
+            raise ValueError(
+                f"model.dtype={dtype} would train weights of half precision, which lose most "
+                "updates to rounding: leave model.dtype=auto, which trains float32 weights "
+                "whatever the checkpoint holds, or set trainer.precision=bf16-true"
+            )
+        return self
 
 
 def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -408,10 +433,14 @@ def check(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         problems = _lines(error) + _plan_problems(values["memory"], None)
         raise ConfigError(_report(list(dict.fromkeys(problems)))) from None
-    problems = _plan_problems(values["memory"], config.num_layers())
+    try:
+        layers = config.num_layers()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    problems = _plan_problems(values["memory"], layers)
     if problems:
         raise ConfigError(_report(problems))
-    plan = config.memory.plan(config.num_layers())
+    plan = config.memory.plan(layers)
     if refusal := plan.refusal(config.attention.backend):
         raise ConfigError(refusal)
     for remark in plan.remarks:

@@ -36,6 +36,7 @@ class ScratchModel(Settings):
     num_kv_heads: Count
     rope_theta: Annotated[float, Field(gt=0)]
     tie_embeddings: bool
+    learning_rate: Rate | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchModel:
@@ -58,13 +59,30 @@ class PretrainedModel(Settings):
     tokenizer: str
     parameters: Count | None
     sliding_window: Literal["keep"] | None = "keep"
+    learning_rate: Rate | None = None
 
     def known_layers(self) -> int | None:
         """Say the number of layers if it is known without the hub."""
-        config = Path(self.name) / "config.json"
-        if self.num_layers is None and config.is_file():
-            return json.loads(config.read_text(encoding="utf-8")).get("num_hidden_layers")
+        if self.num_layers is None and (config := self.known_config()) is not None:
+            layers = config.get("num_hidden_layers")
+            return layers if isinstance(layers, int) else None
         return self.num_layers
+
+    def known_config(self) -> dict[str, Any] | None:
+        """Give the model's own configuration if its folder is here; None if it is not.
+
+        Raises ValueError if there is a file that cannot be read.
+        """
+        file = Path(self.name) / "config.json"
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            raise ValueError(f"model.name={self.name}: {file} cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"model.name={self.name}: {file} is no JSON object")
+        return cast(dict[str, Any], found)
 
 
 ModelSettings = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]

@@ -244,7 +244,7 @@ def test_weights_of_another_shape_than_their_config_are_refused(trained, tmp_pat
     config = json.loads((folder / "model/config.json").read_text())
     config["num_hidden_layers"] += 1
     (folder / "model/config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"not those of its config.json: 9 are missing"):
+    with pytest.raises(ConfigError, match=r"its weights lack model\.layers\.4.* and 6 more"):
         evaluate(f"run={folder}")
 
 
@@ -279,6 +279,26 @@ def test_a_run_with_options_of_ones_own_names_their_folder(trained, tmp_path):
     folder = copied(trained, tmp_path, config=config, config_dir="/home/me/my_conf")
     with pytest.raises(ConfigError, match="started with --config-dir /home/me/my_conf: name that"):
         evaluate(f"run={folder}")
+
+
+@pytest.mark.parametrize(
+    ("override", "precision", "weights"),
+    [
+        (None, "bf16-mixed", "float32"),
+        ("trainer.precision=32-true", "32-true", "float32"),
+        ("trainer.precision=bf16-true", "bf16-true", "bfloat16"),
+    ],
+)
+def test_reads_in_the_precision_of_the_run_unless_another_is_asked_for(
+    trained, tmp_path, override, precision, weights
+):
+    """Wherever the run was: `auto` was bf16-mixed on its GPU."""
+    assert record_of(trained)["config"]["trainer"]["precision"] == "auto"
+    folder = copied(trained, tmp_path, precision="bf16-mixed")
+    more = [] if override is None else [override]
+    evaluate(f"run={folder}", "controls=false", f"output={tmp_path / 'out'}", *more)
+    found = json.loads((tmp_path / "out" / "result.json").read_text())["evaluation"]
+    assert (found["precision"], found["weights_dtype"]) == (precision, weights)
 
 
 @pytest.mark.slow

@@ -39,9 +39,11 @@ def test_what_an_experiment_says_of_a_model_from_scratch_is_left_out_with_a_base
     base = make_cell("a", ["experiment=quickstart_markov_none"], options)
     cell = make_cell("b", ["experiment=quickstart_markov"], options, base)
     assert cell.config.model.kind == "pretrained" and cell.config.num_layers() == 2
+    assert cell.config.model.learning_rate == base.config.model.learning_rate == 2e-3
     assert "~model.hidden_size" in cell.overrides
     assert resolve(compose_node("train", cell.overrides))["model"].keys() == {
-        "kind", "name", "revision", "num_layers", "dtype", "tokenizer", "parameters"
+        "kind", "name", "revision", "num_layers", "dtype", "tokenizer", "parameters",
+        "sliding_window", "learning_rate",
     }  # fmt: skip
 
 

@@ -1,10 +1,13 @@
 """Models from scratch and from a folder."""
 
+import json
+
 import pytest
 import torch
 from models import make_model
+from safetensors.torch import load_file, save_file
 
-from unimem.config import compose
+from unimem.config import ConfigError, compose
 from unimem.model.load import load_model
 
 NANO = compose("model=nano").model
@@ -64,7 +67,68 @@ def test_model_of_a_folder_is_the_saved_one(folder):
 
 
 def test_dtype_is_followed(folder):
-    assert load_model(hf(folder[0], "model.dtype=bfloat16"), 61, 0).dtype == torch.bfloat16
+    assert load_model(hf(folder[0]), 61, 0, "bfloat16").dtype == torch.bfloat16
+    model, settings = load_model(hf(folder[0]), 61, 0, "bfloat16"), hf(folder[0])
+    model.save_pretrained(folder[0])
+    assert load_model(settings, 61, 0).dtype == torch.bfloat16
+    assert load_model(settings, 61, 0, "float32").dtype == torch.float32
+
+
+def damaged(path, change):
+    """Change the tensors of a saved model."""
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("model.norm.weight"), r"its weights lack model\.norm\.weight;"),
+        (
+            lambda t: [t.pop(k) for k in [*t] if "layers.2" in k],
+            r"lack model\.layers\.2\.input_layernorm\.weight, .* and \d more; use a checkpoint",
+        ),
+        (lambda t: t.update(score=torch.ones(3)), "its weights hold also score;"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(3)}),
+            r"hold in another shape model\.norm\.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(folder, change, said):
+    damaged(folder[0], change)
+    with pytest.raises(ValueError, match=said) as error:
+        load_model(hf(folder[0]), 61, 0)
+    assert str(error.value).startswith(f"model.name={folder[0]} ") and "\n" not in str(error.value)
+
+
+def test_a_layer_more_in_the_configuration_is_refused(folder):
+    config = json.loads((folder[0] / "config.json").read_text())
+    (folder[0] / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match=r"its weights lack model\.layers\.3"):
+        load_model(hf(folder[0]), 61, 0)
+
+
+def test_pickled_weights_are_not_read(folder, tmp_path):
+    path, saved = folder
+    (path / "model.safetensors").unlink()
+    torch.save(saved.state_dict(), path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="weights are pickled, which can run code.*safetensors"):
+        load_model(hf(path), 61, 0)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"model_type": 3}', bytes(range(256)), None]
+)
+def test_damaged_files_are_told_in_a_sentence(folder, file, content):
+    path = folder[0] / file
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises((ValueError, ConfigError), match="model.name=") as error:
+        load_model(hf(folder[0]), 61, 0)
+    assert "\n" not in str(error.value)
 
 
 def test_vocabulary_that_does_not_fit_names_both_sizes(folder):

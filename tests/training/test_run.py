@@ -15,6 +15,7 @@ from unimem.evaluation.run import evaluate_all
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach, load_memory
 from unimem.model.load import load_model
+from unimem.model.recurrence import run as read_segments
 from unimem.results.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO
 from unimem.training.folder import recorded_config, weights_folder
@@ -167,15 +168,70 @@ def test_loss_that_is_not_finite_stops_before_the_update(runs):
         assert all(value.isfinite().all() for value in state.values())
 
 
-def test_float16_is_not_trained(runs, tmp_path):
+def pretrained(folder, dtype):
+    """The overrides that name a tiny checkpoint stored in `dtype`, for a corpus of 8 states."""
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 8}
-    config = LlamaConfig(**sizes, num_attention_heads=4)
-    LlamaForCausalLM(config).half().save_pretrained(tmp_path / "half")
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4))
+    model.to(dtype).save_pretrained(folder)
+    return "model=hf", f"model.name={folder}"
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_are_trained_in_float32_however_they_are_stored(runs, tmp_path, stored):
+    model = pretrained(tmp_path / "half", stored)
     keep = [o for o in runs.overrides("name=a") if not o.startswith("model")]
-    runs.overrides = lambda *more, method: [*keep, "model=hf", f"model.name={tmp_path / 'half'}"]
-    with pytest.raises(ValueError, match="float16 weights cannot be trained; set model.dtype=flo"):
-        runs.start()
-    assert not (runs.output / "runs" / "a").exists()
+    said = []
+    node = compose_node("train", [*keep, *model, "trainer.max_steps=2"])
+    run = train(validate(node), resolve(node), announce=said.append)
+    assert all(weight.dtype == torch.float32 for weight in weights(run, 2).values())
+    result = read_result(run)
+    assert (result["precision"], result["weights_dtype"]) == ("32-true", "float32")
+    assert result["config"]["trainer"]["learning_rate"] == 5e-5
+    assert "2 steps, learning rate 5e-05, the model's own" in said[0]
+    assert "32-true, float32 weights" in said[0]
+
+
+def test_weights_that_are_not_trained_are_read_as_they_are_stored(runs, tmp_path):
+    model = pretrained(tmp_path / "half", torch.bfloat16)
+    keep = [o for o in runs.overrides() if not o.startswith("model")]
+    found = {}
+    for name, more in {"a": (), "b": ("trainer.precision=32-true",)}.items():
+        node = compose_node("train", [*keep, *model, f"name={name}", "trainer.max_steps=0", *more])
+        result = read_result(train(validate(node), resolve(node)))
+        evaluation = result["evaluation"]
+        assert evaluation["precision"] == result["precision"]
+        assert evaluation["weights_dtype"] == result["weights_dtype"]
+        found[name] = result["precision"], result["weights_dtype"]
+    assert found == {"a": ("bf16-true", "bfloat16"), "b": ("32-true", "float32")}
+
+
+@pytest.mark.parametrize(
+    ("precision", "keys", "held"),
+    [
+        ("bf16-mixed", torch.bfloat16, torch.float32),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+        ("32-true", torch.float32, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_evaluation_computes_in_the_precision_of_the_run(
+    runs, monkeypatch, precision, keys, held, steps
+):
+    seen = set()
+
+    def watched(*args, **kwargs):
+        hidden, bank = read_segments(*args, **kwargs)
+        seen.update(memory.keys.dtype for memory in bank.layers.values())
+        return hidden, bank
+
+    monkeypatch.setattr("unimem.evaluation.score.run", watched)
+    run = runs.start("name=a", f"trainer.precision={precision}", f"trainer.max_steps={steps}")
+    assert seen == {keys}
+    result = read_result(run)
+    for record in (result, result["evaluation"]):
+        assert record["precision"] == precision
+        assert record["weights_dtype"] == str(held).removeprefix("torch.")
+    assert result["evaluation"]["state_bytes_per_row"] == result["state_bytes_per_row"]
 
 
 def test_gpu_that_is_not_there_is_refused(runs):

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from unimem.bench.inputs import Recorded
 from unimem.config import check
@@ -13,6 +13,7 @@ from unimem.data.build import build_corpus
 from unimem.data.documents import Documents
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach, attached, load_memory
+from unimem.model.load import load_pretrained
 from unimem.model.recurrence import run
 from unimem.model.supported import head_size
 from unimem.results.records import read_result
@@ -32,9 +33,7 @@ def recorded_keys(folder: Path) -> Recorded:
     recorded = read_result(folder)
     config = check(recorded["config"])
     weights = weights_folder(folder, recorded["config"])
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        weights, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    model = load_pretrained(weights, str(weights), dtype="float32", local_files_only=True)
     corpus = build_corpus(with_tokenizer_of(weights, config.data))
     require_vocabulary(str(weights), corpus, config.data)
     attach(model, config.memory)

@@ -23,7 +23,7 @@ from unimem.studies.cells import parse
 from unimem.words import counted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,8 @@ def evaluate(
 
     from unimem.data.build import build_corpus
     from unimem.evaluation.run import evaluate_all
-    from unimem.model.attach import attach
+    from unimem.model.attach import attach, load_memory
+    from unimem.model.load import load_pretrained
     from unimem.training.devices import device_type
     from unimem.training.environment import git_commit, machine, versions
     from unimem.training.folder import weights_folder
@@ -238,9 +239,9 @@ def evaluate(
             "other ones to evaluate on, with data=..."
         )
     require_vocabulary(str(weights), corpus, data)
-    model = load_weights(weights)
+    model = load_pretrained(weights, str(weights), local_files_only=True)
     attach(model, config.memory, config.attention.backend)
-    load_memory_weights(model, weights)
+    load_memory(model, weights)
     device = torch.device(device_type(config.trainer))
     num_layers = model.config.num_hidden_layers
     with new_folder(run_folder, output) as folder:
@@ -250,6 +251,7 @@ def evaluate(
             segment_length=config.memory.segment_length,
             settings=config.evaluation,
             folder=folder,
+            precision=_precision(recorded, config),
         )
         record = {
             "status": "finished",
@@ -281,49 +283,13 @@ def evaluate(
     return folder, record
 
 
-def load_weights(folder: Path) -> "PreTrainedModel":
-    """Load the model of a run. Raises ValueError, which names the folder, if it is damaged."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+def _precision(recorded: dict[str, Any], config: Config) -> str:
+    """Give the precision that the run had, wherever it ran, unless another is asked for."""
+    from unimem.training.devices import chosen_precision
 
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype="auto",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        files = ", ".join(sorted(path.name for path in folder.glob("*.safetensors*"))) or "none"
-        raise ValueError(
-            f"the weights in {folder} cannot be loaded ({reason}); files there: {files}; "
-            "one is damaged or missing: bring it back, or train the run again"
-        ) from None
-    model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
-    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
-        raise ValueError(
-            f"the weights in {folder} are not those of its config.json: {len(lacking)} are missing "
-            f"or of another shape, the first is {lacking[0]}"
-        )
-    return model
-
-
-def load_memory_weights(model: "PreTrainedModel", folder: Path) -> None:
-    """Load what memory adds to the weights. Raises ValueError, which names the file."""
-    from safetensors import SafetensorError
-
-    from unimem.model.attach import WEIGHTS_NAME, load_memory
-
-    try:
-        load_memory(model, folder)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} cannot be loaded ({error}): it is damaged or missing; "
-            "bring it back, or train the run again"
-        ) from None
+    if config.trainer.precision == recorded["config"]["trainer"]["precision"]:
+        return recorded["precision"]
+    return chosen_precision(config.trainer)
 
 
 def table(evaluation: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from unimem.studies.cells import parse
 GROUPS = ("data", "logger")
 """Groups of settings that another option can be chosen of."""
 OPEN = (*(f"{group}." for group in GROUPS), "evaluation.", "attention.backend", "memory.device",
-        "trainer.accelerator", "trainer.threads")  # fmt: skip
+        "trainer.accelerator", "trainer.precision", "trainer.threads")  # fmt: skip
 """Settings, or beginnings of their names, that are no part of what the weights were trained with.
 
 Budgets of memory can change beside them.

@@ -25,6 +25,7 @@ from unimem.memory.plan import MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attached
 from unimem.model.attention import Use
+from unimem.model.precision import cast_weights, dtype_name, own_precision
 from unimem.settings import EvaluationSettings
 from unimem.words import counted
 
@@ -44,13 +45,18 @@ def evaluate_all(
     segment_length: int,
     settings: EvaluationSettings,
     folder: Path,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Read held-out documents with the model and give what was found, ready for JSON.
 
     The losses of every token go to `documents.npz` in `folder`. With `settings.controls` a model
     with memory reads again with memory off and with another document's; a corpus whose law is
-    known adds the best possible losses.
+    known adds the best possible losses. `precision` is that of the run, as `trainer.precision`
+    names it: weights are brought to its type in place, and it is recorded; None is that of the
+    weights.
     """
+    precision = precision or own_precision(model)
+    cast_weights(model, precision)
     documents = Sample(corpus.validation, settings.documents, settings.max_tokens)
     plan = attached(model).plan
     if settings.documents is not None and settings.documents > len(documents):
@@ -69,6 +75,7 @@ def evaluate_all(
             batch_size=settings.batch_size,
             use=use,
             segments_per_call=settings.segments_per_call,
+            precision=precision,
         )
         logger.info(
             "read %d tokens with memory %s, %.0f tokens/s", read.tokens, use, read.tokens_per_second
@@ -86,7 +93,7 @@ def evaluate_all(
         bytes_read = sum(int(corpus.token_bytes[text[1:]].sum()) for text in ids)
     ages = None
     if np.isfinite(table.columns["own"]).all():
-        ages = _ages(model, documents, segment_length, settings)
+        ages = _ages(model, documents, segment_length, settings, precision)
     elif settings.age_documents:
         skipped["ages"] = "the model has diverged"
     leaks = _leaks(table, plan, segment_length, corpus.vocab_size)
@@ -100,6 +107,8 @@ def evaluate_all(
         "documents": len(own.documents),
         "tokens": own.tokens,
         "bytes": bytes_read,
+        "precision": precision,
+        "weights_dtype": dtype_name(model.dtype),
         "state_bytes_per_row": own.state_bytes,
         "scores": {
             use: score_record(table.columns[use], table.document, read, bytes_read)
@@ -124,7 +133,11 @@ def evaluate_all(
 
 
 def _ages(
-    model: PreTrainedModel, documents: Sample, segment_length: int, settings: EvaluationSettings
+    model: PreTrainedModel,
+    documents: Sample,
+    segment_length: int,
+    settings: EvaluationSettings,
+    precision: str,
 ) -> dict[str, Any] | None:
     """Read a few documents once more and record which ages of memory are read."""
     if not settings.age_documents or not attached(model).plan.layers:
@@ -132,7 +145,14 @@ def _ages(
     some = Sample(documents, settings.age_documents, None)
     ages = Ages(segment_length)
     batch_size = min(settings.batch_size, len(some))
-    score(model, some, segment_length=segment_length, batch_size=batch_size, watch=ages)
+    score(
+        model,
+        some,
+        segment_length=segment_length,
+        batch_size=batch_size,
+        watch=ages,
+        precision=precision,
+    )
     return ages.record(len(some))
 
 

@@ -18,6 +18,7 @@ from unimem.data.documents import Documents
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.memory.state import MemoryBank
 from unimem.model.attention import Use, Watch
+from unimem.model.precision import computing
 from unimem.model.recurrence import run, token_nll
 
 
@@ -56,13 +57,15 @@ def score(
     use: Use = "own",
     segments_per_call: int = 1,
     watch: Watch | None = None,
+    precision: str | None = None,
 ) -> Scores:
     """Read every document once, in order, from empty memory.
 
     `use` shows a document its own memory, none (`off`), or that of the document read beside it
     (`other`, which is empty while that one begins or once it has ended). Only `other` depends on
-    `batch_size`. `watch` is told what is read of memory. Leaves the model's mode and all random
-    state as they were.
+    `batch_size`. `watch` is told what is read of memory. `precision` is as `trainer.precision`,
+    with the weights left as they are; None computes in their type. Leaves the model's mode and all
+    random state as they were.
 
     Raises ValueError for `use="other"` with fewer than two rows, and `DataError` if no document
     has two tokens.
@@ -87,7 +90,7 @@ def score(
     bank = MemoryBank.empty(rows, model.device)
     state_bytes = 0
     begin = time.perf_counter()
-    with _evaluating(model), torch.no_grad():
+    with _evaluating(model), torch.no_grad(), computing(precision, model.device):
         for batch in stream:
             losses, bank = _read_batch(model, bank, batch, use, watch)
             state_bytes = max(state_bytes, bank.bytes_per_row())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -163,9 +164,18 @@ def save_memory(model: PreTrainedModel, folder: str | Path) -> None:
     save_file(state, Path(folder) / WEIGHTS_NAME)
 
 
+def read_memory(folder: str | Path) -> Mapping[str, Tensor]:
+    """Give what `save_memory` wrote. Raises ValueError if the file is missing or damaged."""
+    path = Path(folder) / WEIGHTS_NAME
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; bring a whole copy") from error
+
+
 def load_memory(model: PreTrainedModel, folder: str | Path) -> None:
     """Read what `save_memory` wrote. Raises ValueError if it is of another memory."""
-    state: Mapping[str, Tensor] = load_file(Path(folder) / WEIGHTS_NAME)
+    state = read_memory(folder)
     memory = attached(model)
     given = {k.removeprefix("memory."): v for k, v in state.items()}
     shapes = {k: tuple(v.shape) for k, v in memory.state_dict().items()}

@@ -192,9 +192,12 @@ def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:
         raise ConfigError(f"{line}: the model of a study with base: is its base's")
     model = base.config.model
     tokenizer = model.tokenizer if isinstance(model, PretrainedModel) else base.tokenizer
+    # a run of an older version does not name its model's own rate
+    rate = model.learning_rate or base.config.trainer.learning_rate
     return [
         "model=hf",
         f"model.name={literal(str((base.folder / MODEL).resolve()))}",
         f"model.num_layers={literal(base.config.num_layers())}",
         f"model.tokenizer={literal(tokenizer)}",
+        f"model.learning_rate={literal(rate)}",
     ]

@@ -1,9 +1,7 @@
 """How large the model of a run is, before it is made: counted, or guessed from what is known."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unimem.config import Config
@@ -66,10 +64,13 @@ def model_shape(config: Config, vocab_size: int, parameters: int | None = None) 
             head=model.hidden_size // model.num_heads,
             embeddings=vocab_size * (1 if model.tie_embeddings else 2),
         )
-    file = Path(model.name) / "config.json"
-    if file.is_file():
-        return _of_file(json.loads(file.read_text(encoding="utf-8")))
-    return _guess(model, parameters)
+    found = model.known_config()
+    if found is None:
+        return _guess(model, parameters)
+    try:
+        return _of_file(found)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None  # no decoder; what is wrong with it is told when it is loaded
 
 
 def _of_file(config: dict[str, Any]) -> Shape:

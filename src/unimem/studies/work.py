@@ -59,7 +59,7 @@ def work_of(cell: Cell, gpus: int) -> Work | None:
     read = readings * sum(lengths)
     parameters = shape.with_memory(config)
     precision = config.trainer.precision
-    half = precision == "bf16-true" or _is_half(config)
+    half = precision == "bf16-true" or config.weights_dtype() in ("bfloat16", "float16")
     mixed = precision == "bf16-mixed" or (precision == "auto" and on_gpu(config.trainer, gpus))
     # Weights; to train, as much for the gradient, and twice as much for AdamW's moments.
     weights = parameters * (2 if half else 4) * (4 if trained else 1)
@@ -176,10 +176,6 @@ def _mean(plan: MemoryPlan, length: float, held: Callable[[int], int]) -> float:
     """Average over the segments of a document what is held when each is read."""
     starts = range(0, max(1, round(length)), plan.segment_length)
     return sum(held(start) for start in starts) / len(starts)
-
-
-def _is_half(config: Config) -> bool:
-    return config.model.kind == "pretrained" and config.model.dtype in ("bfloat16", "float16")
 
 
 def _lengths(documents: Documents) -> list[int]:

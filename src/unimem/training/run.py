@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import PreTrainedModel
 
 from unimem.config import Config
 from unimem.data.build import build_corpus
@@ -24,10 +23,11 @@ from unimem.memory.plan import DIMENSIONS, MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached, save_memory
 from unimem.model.load import load_model
+from unimem.model.precision import WEIGHTS, dtype_name, own_precision
 from unimem.paths import own_config
 from unimem.results.collect import read_metrics
 from unimem.results.records import RESULT, write_json_atomic
-from unimem.settings import PretrainedModel, TrainerSettings
+from unimem.settings import PretrainedModel
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -119,15 +119,21 @@ class _Run:
         if isinstance(config.model, PretrainedModel):
             require_vocabulary(config.model.name, self.corpus, config.data)
         self.config = _with_steps(config, self.corpus.train)
-        self.model = load_model(config.model, self.corpus.vocab_size, config.seed)
-        _require_trainable(self.model, settings)
+        self.model = load_model(
+            config.model, self.corpus.vocab_size, config.seed, config.weights_dtype()
+        )
         attach(self.model, config.memory, config.attention.backend)
         for line in _unread(self.config, self.corpus, attached(self.model).plan):
             logger.warning(line)
         start_memory(self.model, config.model, trains=config.trainer.max_steps != 0)
         self.device = torch.device(device_type(settings))
         self.precision = chosen_precision(settings)
-        dtype = torch.bfloat16 if self.precision.startswith("bf16") else self.model.dtype
+        if self.config.trainer.steps == 0 and settings.precision == "auto":
+            half = self.model.dtype in (torch.bfloat16, torch.float16)
+            self.precision = own_precision(self.model) if half else self.precision
+        self.weights_dtype = WEIGHTS.get(self.precision, self.model.dtype)
+        mixed = self.precision == "bf16-mixed"
+        dtype = torch.bfloat16 if mixed else self.weights_dtype
         longest = max(_longest(self.corpus.train), _longest(self.corpus.validation))
         self.state_bytes = state_bytes_per_row(self.model, longest, dtype)
 
@@ -183,6 +189,7 @@ class _Run:
             **{f"memory.{d}": memory.label(d) for d in DIMENSIONS},
             "model": f"{num_parameters(self.model):,} parameters, {self.model.config.model_type}",
             "corpus": self.corpus.summary(),
+            **self.training(),
             "state": f"{self.state_bytes:,} bytes per row",
             "folder": str(self.path),
         }
@@ -193,6 +200,17 @@ class _Run:
         elif config.resume:
             lines["resumes"] = "from the beginning, because there is no checkpoint"
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
+
+    def training(self) -> dict[str, str]:
+        """Say what decides the size of an update, and in which precision all is computed."""
+        settings = self.config.trainer
+        weights = f"{self.precision}, {dtype_name(self.weights_dtype)} weights"
+        if settings.steps == 0:
+            return {"training": "none", "precision": weights}
+        own = settings.learning_rate == self.config.model.learning_rate
+        whose = ", the model's own" if own else ""
+        rate = f"{settings.steps} steps, learning rate {settings.learning_rate:g}{whose}"
+        return {"training": rate, "precision": weights}
 
     def loggers(self) -> list[RunLogger]:
         """Start the loggers, in the first process."""
@@ -300,6 +318,7 @@ class _Run:
             segment_length=self.config.memory.segment_length,
             settings=self.config.evaluation,
             folder=self.path,
+            precision=self.precision,
         )
         return {
             "status": "finished",
@@ -320,6 +339,7 @@ class _Run:
             "seconds": time.perf_counter() - self.began,
             "peak_memory_bytes": peak_memory_bytes(),
             "precision": self.precision,
+            "weights_dtype": dtype_name(self.weights_dtype),
             "corpus": {
                 "digest": self.corpus.digest,
                 "vocabulary": self.corpus.vocabulary,
@@ -376,13 +396,6 @@ def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
         for what, texts in splits
     )
     return [line for line in found if line is not None]
-
-
-def _require_trainable(model: PreTrainedModel, settings: TrainerSettings) -> None:
-    if settings.max_steps and model.dtype == torch.float16:
-        raise ValueError(
-            "float16 weights cannot be trained; set model.dtype=float32 or model.dtype=bfloat16"
-        )
 
 
 def _longest(documents: Documents) -> int:

@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from unimem.model.attach import WEIGHTS_NAME, attached
+from unimem.model.attach import WEIGHTS_NAME, attached, read_memory
 from unimem.settings import ModelSettings, PretrainedModel
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ def start_memory(model: PreTrainedModel, settings: ModelSettings, *, trains: boo
     path = Path(settings.name) / WEIGHTS_NAME
     if not path.is_file():
         return
-    given = {key.removeprefix("memory."): value for key, value in load_file(path).items()}
+    given = {key.removeprefix("memory."): value for key, value in read_memory(path.parent).items()}
     memory = attached(model)
     own = memory.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
