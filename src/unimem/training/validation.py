@@ -169,6 +169,7 @@ class Validation(Callback):
                     batch_size=rows,
                     use=use,
                     segments_per_call=self._evaluation.segments_per_call,
+                    precision=str(trainer.precision),
                 )
                 sums[i] += sum(float(nll.sum(dtype="float64")) for nll in read.nll)
             sums[-1] += read.tokens
