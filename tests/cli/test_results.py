@@ -5,7 +5,7 @@ import sys
 
 import pyarrow.parquet
 import pytest
-from small_study import small_study
+from small_study import copy_of, small_study
 
 from unimem.cli.results import main
 from unimem.results.records import read_result
@@ -54,6 +54,43 @@ def test_unfinished_runs_are_listed_when_asked_for(output, capsys, tmp_path):
         main([str(tmp_path)])
 
 
+def test_sorting_takes_a_minus_and_nothing_found_is_told(output, capsys):
+    rows = table(capsys, output, "--where", "study=small", "--sort", "-nll", "--columns", "nll")
+    losses = [float(row["nll"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    main([str(output), "--where", "memory.size=4,8"])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "none of 6 runs: memory.size=4,8\n  memory.size is 16, -\n"
+
+
+def test_columns_can_be_listed_and_shown_all(output, capsys):
+    main([str(output), "--list-columns"])
+    names = capsys.readouterr().out.split()
+    assert names[:2] == ["name", "kind"]
+    assert {"trainer.max_steps", "evaluation.scores.own.nll"} < {*names}
+    assert list(table(capsys, output, "--columns", "all")[0]) == names
+
+
+def test_a_terminal_gets_no_more_than_it_is_wide(output, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    main([str(output)])
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert max(map(len, lines)) <= 80 and "nll" in lines[0] and "peak_memory_bytes" not in lines[0]
+    assert "peak_memory_bytes" in told.err and "left out, the terminal has 80 columns" in told.err
+
+
+def test_damaged_records_are_named_beside_the_table(output, capsys, tmp_path):
+    copied = copy_of(output, tmp_path)
+    (copied / "runs" / "alone" / "result.json").write_text('{"status": "fin')
+    main([str(copied)])
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 6
+    assert told.err.startswith("1 record left out:\n") and "alone/result.json" in told.err
+
+
 def test_parquet_keeps_types(output, tmp_path):
     file = tmp_path / "runs.parquet"
     main([str(output), "--format", "parquet", "--out", str(file), "--columns", "name,seed,nll"])
@@ -65,9 +102,11 @@ def test_parquet_keeps_types(output, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--where", "memory.injecton=none"], "no run has a column memory.injecton; for example"),
+        (["--where", "memory.injecton=none"], "memory.injecton; did you mean memory.injection"),
         (["--where", "seed"], "where seed: write column=value"),
-        (["--columns", "nll,lose"], "no run has a column lose"),
+        (["--columns", "nll,lose"], "no run has a column lose; .*--list-columns names them all"),
+        (["--where", "seed<few"], "where seed<few: 'few' is not a number"),
+        (["--out", "nodir/x.csv"], "--out nodir/x.csv: nodir is not a folder; make it first"),
         (["--format", "parquet"], "--format parquet needs --out FILE"),
     ],
 )

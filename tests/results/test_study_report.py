@@ -11,7 +11,7 @@ from unimem.paths import config_root
 from unimem.results.checks import read_checks
 from unimem.results.comparison import panels
 from unimem.results.study import read_study
-from unimem.results.study_report import copy_report, without_paths, write_study_report
+from unimem.results.study_report import copy_report, left_out, without_paths, write_study_report
 from unimem.studies.file import read_study_file
 
 FIGURES = {
@@ -275,6 +275,18 @@ def test_a_report_survives_a_gap_of_0(tmp_path, unlimited, shown):
     assert ("share of the gap closed" in text) == shown
     assert ("memory can tell nothing here" in text) != shown
     assert ("none: worse than the bound without memory" in "\n".join(summary(report))) == shown
+
+
+@pytest.mark.parametrize("file", ["result.json", "documents.npz"])
+def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, file):
+    study = make_study(tmp_path, Made(overrides="method=vanilla"), Made(overrides="method=rmt"))
+    (study.cells[4].folder / file).write_bytes(b"{")
+    report = write(tmp_path, "made")
+    assert "5 of 6 cells finished." in report.page.read_text()
+    (line,) = left_out(report.study)
+    assert line.startswith("method=rmt seed=1: left out: ") and file in line
+    text = report.page.with_suffix(".md").read_text()
+    assert "| 2 of 3 |" in text and f"{file} is damaged" in text
 
 
 def test_few_documents_and_one_seed_are_told(tmp_path):

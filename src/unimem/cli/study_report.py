@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unimem.results.blocks import Measured
 from unimem.results.study import StudyRecord, read_study
-from unimem.results.study_report import Report, copy_report, write_study_report
+from unimem.results.study_report import Report, copy_report, left_out, write_study_report
 from unimem.results.study_tables import GAP_CLOSED
 from unimem.settings import LoggerSettings
 
@@ -29,6 +29,8 @@ def run(given: argparse.Namespace) -> None:
     output = Path(given.output)
     study = read_study(output, given.study)
     report = write_study_report(study, output / given.study)
+    for line in left_out(report.study):
+        print(line, file=sys.stderr)
     print("\n".join(summary(report)))
     print(report.page)
     if given.copy_to is not None:

@@ -1,8 +1,10 @@
 """The losses of every scored token, side by side, and the file that keeps them."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -58,12 +60,16 @@ class TokenTable:
 
     @classmethod
     def load(cls, folder: Path) -> "TokenTable":
-        """Read what `save` wrote."""
-        with np.load(folder / FILE_NAME) as file:
-            columns = dict(file)
-        return cls(
-            names=columns.pop("names"),
-            document=columns.pop("document"),
-            position=columns.pop("position"),
-            columns=columns,
-        )
+        """Read what `save` wrote. Raises ValueError, which names the file, if it is damaged."""
+        path = folder / FILE_NAME
+        try:
+            with np.load(path) as file:
+                columns = dict(file)
+            return cls(
+                names=columns.pop("names"),
+                document=columns.pop("document"),
+                position=columns.pop("position"),
+                columns=columns,
+            )
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged or missing: {error}") from None

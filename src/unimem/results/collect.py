@@ -3,8 +3,10 @@
 import difflib
 import json
 import math
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +21,29 @@ METRICS = "metrics.jsonl"
 WANDB = "wandb"
 """The folder of W&B, whose runs have a config.yaml of their own."""
 
-COLUMNS = (
+SHOWN = (
     "name",
     "study",
     "method",
+    "corpus",
+    "model",
+    "seed",
+    "nll",
+    "perplexity",
+    "own-off",
+    "tokens_seen",
+    "seconds",
+    "peak_memory_bytes",
+)
+"""What a terminal shows of a run unless other columns are asked for, the first ones first."""
+
+COLUMNS = (
+    "name",
+    "kind",
+    "study",
+    "method",
+    "corpus",
+    "model",
     "memory.injection",
     "memory.writing",
     "memory.management",
@@ -33,14 +54,38 @@ COLUMNS = (
     "perplexity_low",
     "perplexity_high",
     "bits_per_byte",
+    "nll_off",
+    "nll_other",
+    "own-off",
+    "own-off_low",
+    "own-off_high",
+    "own-other",
+    "own-other_low",
+    "own-other_high",
     "tokens_seen",
     "seconds",
     "peak_memory_bytes",
 )
-"""What is shown of a run unless other columns are asked for."""
+"""What files get of a run unless other columns are asked for.
+
+kind: run or evaluation, a later one by `unimem-eval`. nll_off, nll_other: with memory off, and with
+another document's. own-off, own-other: the paired differences, below 0 where own memory is better.
+"""
+
+ALIASES = {"data": "corpus"}
+"""Columns by the name that the command line of a run has for them."""
 
 Row = dict[str, Any]
-"""Values of a run by column: `COLUMNS`, `status`, `folder` and every setting by its dotted name."""
+"""Values by column: `COLUMNS`, `status`, `folder`, every setting by its dotted name, and what the
+evaluation found as `evaluation.scores.off.nll`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """The rows of the runs under a folder, and a line for each record that cannot be read."""
+
+    rows: list[Row]
+    damaged: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,96 +101,170 @@ class RunRecord:
         if self.result is not None:
             return "finished"
         metrics = read_metrics(self.folder)
-        step = metrics[-1]["step"] if metrics else 0
+        step = metrics[-1].get("step", 0) if metrics else 0
         steps = self.config["trainer"]["max_steps"] or "an epoch's"
         return f"unfinished: step {step} of {steps}"
 
 
 def read_run(folder: Path) -> RunRecord | None:
-    """Read a run's folder; None if no run was begun there."""
+    """Read a run's folder; None if no run was begun there.
+
+    Raises ValueError, which names the file, if a record there is damaged or of something else.
+    """
     if (folder / RESULT).is_file():
         result = read_result(folder)
+        require_run(result, folder / RESULT)
         return RunRecord(folder=folder, config=result["config"], result=result)
-    if not (folder / CONFIG).is_file():
+    path = folder / CONFIG
+    if not path.is_file():
         return None
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    return RunRecord(folder=folder, config=config, result=None)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not the record of a run: it holds no settings")
+    return RunRecord(folder=folder, config=cast(dict[str, Any], config), result=None)
+
+
+def require_run(result: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError, which names the file, unless a result says what held-out documents gave."""
+    value: Any = result
+    for key in ("evaluation", "scores", "own"):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or "nll" not in value:
+        raise ValueError(f"{path} is not the record of a run: it has no evaluation.scores.own")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics of training; a line that is still being written is left out."""
+    """Read the metrics of training, up to a line that is damaged or still being written."""
     path = folder / METRICS
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            found.append(json.loads(line if line.endswith("\n") else ""))
+        except (json.JSONDecodeError, RecursionError):
+            break
+    return found
 
 
-def collect(root: Path, *, unfinished: bool = False) -> list[Row]:
-    """Give a row for every finished run under `root`, and if asked for the unfinished ones too.
+def collect(root: Path, *, unfinished: bool = False) -> Collected:
+    """Give a row for every finished run and evaluation under `root`.
 
-    Raises ValueError if `root` is no folder.
+    With `unfinished` the unfinished runs have one too. A record that cannot be read costs its own
+    row alone. Raises ValueError if `root` is no folder.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; name one that runs were written to")
-    studies = _studies(root)
-    runs = [run for folder in _folders(root) if (run := read_run(folder)) is not None]
-    return [
-        _row(run, root, studies.get(run.folder.resolve(), []))
-        for run in runs
-        if unfinished or run.result is not None
-    ]
+    damaged: list[str] = []
+    studies = _studies(root, damaged)
+    rows: list[Row] = []
+    for folder in _folders(root):
+        try:
+            run = read_run(folder)
+            if run is not None and (unfinished or run.result is not None):
+                rows.append(_row(run, root, studies.get(run.folder.resolve(), [])))
+        except ValueError as error:
+            damaged.append(str(error))
+        except (LookupError, TypeError, AttributeError) as error:
+            damaged.append(f"{folder} is of another version, or no run ({error!r})")
+    return Collected(rows=rows, damaged=damaged)
+
+
+CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|=|<|>)(.*)", re.DOTALL)
+COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
-    """Keep the rows for which every condition `column=value` holds; `null` is an absent value.
+    """Keep the rows for which every condition holds.
 
-    Raises ValueError for what is no condition, or a column that no row has.
+    column=value, or one of several as column=a,b; column!=value; and for numbers <, <=, >, >=.
+    `null` is an absent value. Raises ValueError for what is no condition, or a column that no row
+    has.
     """
     kept = list(rows)
     for condition in conditions:
-        column, separator, value = condition.partition("=")
-        if not separator:
-            raise ValueError(f"where {condition}: write column=value")
-        require_columns(rows, [column])
-        kept = [row for row in kept if _equals(row.get(column), value)]
+        found = CONDITION.fullmatch(condition)
+        if found is None:
+            raise ValueError(
+                f"where {condition}: write column=value, column=a,b, column!=value or column<number"
+            )
+        column, sign, text = found[1].strip(), found[2], found[3].strip()
+        (column,) = known_columns(rows, [column])
+        if sign in COMPARED:
+            try:
+                bound = float(text)
+            except ValueError:
+                raise ValueError(f"where {condition}: {text!r} is not a number") from None
+            kept = [row for row in kept if _compares(row.get(column), COMPARED[sign], bound)]
+        else:
+            kept = [row for row in kept if _is_one_of(row.get(column), text) == (sign == "=")]
     return kept
 
 
-def sort(rows: Sequence[Row], column: str) -> list[Row]:
-    """Sort by a column, smallest first; rows without a value come last.
+def sort(rows: Sequence[Row], column: str, *, descending: bool = False) -> list[Row]:
+    """Sort by a column, smallest first, or largest with `descending` or a minus before its name.
 
-    Raises ValueError for a column that no row has.
+    Rows without a value come last. Raises ValueError for a column that no row has.
     """
-    require_columns(rows, [column])
-    return sorted(rows, key=lambda row: _order(row.get(column)))
+    if column.startswith("-"):
+        column, descending = column[1:], not descending
+    (column,) = known_columns(rows, [column])
+    known = [row for row in rows if row.get(column) is not None]
+    known.sort(key=lambda row: _order(row[column]), reverse=descending)
+    return [*known, *(row for row in rows if row.get(column) is None)]
 
 
-def require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Raise ValueError for a column that no row has; without rows nothing is known of columns."""
-    known = {*COLUMNS, "status", "folder"}.union(*rows)
+def all_columns(rows: Sequence[Row]) -> list[str]:
+    """Name the columns that there are: the usual ones first, then all others by name."""
+    usual = [*COLUMNS, "status", "folder"]
+    return [*usual, *sorted(set().union(*rows) - set(usual))]
+
+
+def known_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Give columns by the names that rows have for them.
+
+    Raises ValueError for one that no row has; without rows nothing is known of columns.
+    """
+    known = {*all_columns(rows), *ALIASES}
     for column in columns:
         if rows and column not in known:
-            near = difflib.get_close_matches(column, sorted(known), n=3) or COLUMNS
-            raise ValueError(f"no run has a column {column}; for example {', '.join(near)}")
+            near = difflib.get_close_matches(column, sorted(known), n=3)
+            near += [name for name in sorted(known) if name.split(".")[-1] == column][:3]
+            hint = f"did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+            raise ValueError(f"no run has a column {column}; {hint}--list-columns names them all")
+    return [ALIASES.get(column, column) for column in columns]
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Give the folders of runs; what lies in them (checkpoints, later evaluations) is theirs."""
+    """Give the folders of runs and of evaluations, which lie in their runs or anywhere else."""
     for path, folders, files in os.walk(root):
-        if CONFIG in files:
-            folders.clear()
-            yield Path(path)
         folders[:] = sorted(n for n in folders if n != WANDB and not n.startswith("."))
+        if CONFIG in files:
+            yield Path(path)
+            inner = [Path(path, name) for name in folders]
+            folders.clear()
+            yield from (folder for folder in inner if (folder / RESULT).is_file())
+        elif RESULT in files:
+            yield Path(path)
+            folders.clear()
 
 
-def _studies(root: Path) -> dict[Path, list[str]]:
+def _studies(root: Path, damaged: list[str]) -> dict[Path, list[str]]:
     """Say which studies a cell belongs to, by its folder."""
     found: dict[Path, list[str]] = {}
     for path in sorted(root.glob(f"*/{STUDY}")):
-        study = json.loads(path.read_text(encoding="utf-8"))
-        for cell in study["cells"]:
-            found.setdefault((root / cell["folder"]).resolve(), []).append(study["study"])
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            folders = [(root / cell["folder"]).resolve() for cell in study["cells"]]
+            name = study["study"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            damaged.append(f"{path} is damaged: {error!r}")
+            continue
+        for folder in folders:
+            found.setdefault(folder, []).append(name)
     return found
 
 
@@ -156,21 +275,52 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
         key: "+".join(sorted(value)) if isinstance(value, dict) else value
         for key, value in config["memory"].items()
     }
-    row = dict(_flat(config | {"memory": memory, "method": config["method"]["name"]}))
+    settings = {key: value for key, value in config.items() if key not in ("method", "preset")}
+    row = dict(_flat(settings | {"memory": memory}))
     row |= {key: None for key in COLUMNS if key not in row}
+    evaluation = "run" in result
+    inside = run.folder.parent.name if evaluation else None
     row |= {
-        "name": run.folder.name,
+        "name": f"{inside}/{run.folder.name}" if inside else run.folder.name,
+        "kind": "evaluation" if evaluation else "run",
         "study": "+".join(studies) or config["study"],
+        "method": config["method"]["name"],
+        "corpus": config["data"]["kind"],
+        "model": _model(config["model"]),
         "status": run.status(),
         "folder": run.folder.relative_to(root).as_posix(),
     }
     if result:
-        own = result["evaluation"]["scores"]["own"]
-        low, high = (_perplexity(x) for x in own["interval"])
-        row |= {key: own[key] for key in ("nll", "perplexity", "bits_per_byte")}
-        row |= {"perplexity_low": low, "perplexity_high": high}
-        row |= {key: result[key] for key in ("tokens_seen", "seconds", "peak_memory_bytes")}
+        row |= _found(result["evaluation"])
+        row |= {key: result.get(key) for key in ("tokens_seen", "seconds", "peak_memory_bytes")}
     return row
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    """Name a model by its shape, or a pretrained one by its name or the run that trained it."""
+    if model.get("name") is None:
+        return f"{model['num_layers']}x{model['hidden_size']}"
+    path = Path(model["name"])
+    if not path.is_absolute():
+        return str(path)
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _found(evaluation: Mapping[str, Any]) -> Row:
+    scores, comparisons = evaluation["scores"], evaluation.get("comparisons", {})
+    own = scores["own"]
+    low, high = (_perplexity(x) for x in own["interval"])
+    row = {key: own.get(key) for key in ("nll", "perplexity", "bits_per_byte")}
+    row |= {"perplexity_low": low, "perplexity_high": high}
+    for use in ("off", "other"):
+        if use in scores:
+            row[f"nll_{use}"] = scores[use]["nll"]
+        if difference := comparisons.get(f"own-{use}"):
+            low, high = difference["interval"]
+            row |= {f"own-{use}": difference["difference"]}
+            row |= {f"own-{use}_low": low, f"own-{use}_high": high}
+    parts = ("scores", "bounds", "comparisons", "documents", "tokens", "protocol")
+    return row | dict(_flat({k: evaluation[k] for k in parts if k in evaluation}, "evaluation."))
 
 
 def _perplexity(nll: float | None) -> float | None:
@@ -187,6 +337,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+def _is_one_of(value: Any, text: str) -> bool:
+    """Say whether a value is the one written, or one of several written as a,b."""
+    return _equals(value, text) or any(_equals(value, part) for part in _parts(text))
+
+
+def _parts(text: str) -> list[str]:
+    """Part a,b,[1,2] at the commas that are in no brackets."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text)]
+
+
 def _equals(value: Any, text: str) -> bool:
     try:
         return str(value) == text or value == json.loads(text)
@@ -194,7 +354,10 @@ def _equals(value: Any, text: str) -> bool:
         return False
 
 
+def _compares(value: Any, compared: Callable[[float, float], bool], bound: float) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and compared(value, bound)
+
+
 def _order(value: Any) -> tuple[int, Any]:
-    if value is None:
-        return 2, 0
     return (0, value) if isinstance(value, int | float) else (1, str(value))

@@ -72,6 +72,20 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
+def set_damaged_aside(folder: Path) -> str | None:
+    """Rename a result that cannot be read, so that its run can be continued; say so, or None."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        read_result(folder)
+    except ValueError as error:
+        kept = path.with_name(f"{RESULT}.damaged")
+        os.replace(path, kept)
+        return f"{error}; kept as {kept.name}, and the run is not finished"
+    return None
+
+
 _AGAIN = "bring that file back, or run it again under another name"
 
 

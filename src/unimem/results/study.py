@@ -21,16 +21,17 @@ MOST_TOLD = 6
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord:
-    """A cell of a study; `run` is None if it was never begun.
+    """A cell of a study; `run` is None if it was never begun, or if its record cannot be read.
 
     `overrides` are those that decide what is measured: neither the seed nor the path of the base
-    run's weights is among them.
+    run's weights is among them. damage: which file cannot be read, and why.
     """
 
     label: str
     overrides: dict[str, str]
     folder: Path
     run: RunRecord | None
+    damage: str = ""
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -41,6 +42,8 @@ class CellRecord:
         """Say how far an unfinished cell is, and give the last lines of its log."""
         log = self.folder.with_name(f"{self.folder.name}.log")
         lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else []
+        if self.damage:
+            return [self.damage, *lines]
         return ["not begun" if self.run is None else self.run.status(), *lines]
 
 
@@ -136,25 +139,37 @@ def read_study(output: Path, name: str) -> StudyRecord:
     if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in output.glob(f"*/{STUDY}"))) or "none yet"
         raise ValueError(f"{path} does not exist; run the study first (in {output}: {known})")
-    record = json.loads(path.read_text(encoding="utf-8"))
     known = ("study", "arguments", "bases", "cells")
-    return StudyRecord(
-        name=record["study"],
-        arguments=tuple(record["arguments"]),
-        fields={key: value for key, value in record.items() if key not in known},
-        cells=tuple(_cell(output, cell) for cell in record["cells"]),
-        bases=tuple(_cell(output, base) for base in record.get("bases", [])),
-    )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return StudyRecord(
+            name=record["study"],
+            arguments=tuple(record["arguments"]),
+            fields={key: value for key, value in record.items() if key not in known},
+            cells=tuple(_cell(output, cell) for cell in record["cells"]),
+            bases=tuple(_cell(output, base) for base in record.get("bases", [])),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); run the study again, its finished cells are kept"
+        ) from None
 
 
 def _cell(output: Path, entry: Mapping[str, Any]) -> CellRecord:
     overrides = dict(line.lstrip("+").split("=", 1) for line in entry["overrides"])
     dropped = {SEED, BASE_MODEL} if entry.get("base") else {SEED}
+    folder = output / entry["folder"]
+    run, damage = None, ""
+    try:
+        run = read_run(folder)
+    except ValueError as error:
+        damage = str(error)
     return CellRecord(
         label=entry["label"],
         overrides={key: value for key, value in overrides.items() if key not in dropped},
-        folder=output / entry["folder"],
-        run=read_run(output / entry["folder"]),
+        folder=folder,
+        run=run,
+        damage=damage,
     )
 
 

@@ -3,18 +3,19 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unimem.evaluation.statistics import few_documents
+from unimem.evaluation.tokens import TokenTable
 from unimem.results.blocks import Block, Code, Contents, Heading, Paragraph, Picture, Table
 from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
 from unimem.results.comparison import SEEDS, Panel, panels
 from unimem.results.page import as_html, as_markdown
 from unimem.results.records import write_bytes_atomic, write_json_atomic
-from unimem.results.study import StudyRecord
+from unimem.results.study import CellRecord, StudyRecord
 from unimem.results.study_figures import draw_readings, draw_settings
 from unimem.results.study_tables import LOSSES, panel_tables, study_tables
 from unimem.words import counted
@@ -88,6 +89,7 @@ def write_study_report(study: StudyRecord, folder: Path) -> Report:
 
     Raises ValueError if no cell is finished, or for what `report` in the study file cannot say.
     """
+    study = replace(study, cells=tuple(map(_checked, study.cells)))
     groups = study.groups()
     if not any(group.finished for group in groups):
         raise ValueError(f"no cell of {study.name} is finished; run it: {study.command}")
@@ -153,6 +155,21 @@ def _blocks(
     done = f"{finished} of {counted(len(study.cells), 'cell')} finished."
     top += [Heading("Command"), Code(study.command), Paragraph(done), Contents(headings)]
     return [*top, *rest]
+
+
+def left_out(study: StudyRecord) -> list[str]:
+    """Name the cells whose records cannot be read, and the files."""
+    return [f"{cell.label}: left out: {cell.damage}" for cell in study.cells if cell.damage]
+
+
+def _checked(cell: CellRecord) -> CellRecord:
+    """Take a cell for one without a result if its losses cannot be read."""
+    if cell.result is not None:
+        try:
+            TokenTable.load(cell.folder)
+        except ValueError as error:
+            return replace(cell, run=None, damage=str(error))
+    return cell
 
 
 def _unfinished(study: StudyRecord) -> Iterator[Block]:

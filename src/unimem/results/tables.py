@@ -80,8 +80,25 @@ def short(value: Any) -> str:
     return str(_plain(value))
 
 
+def shown_value(column: str, value: Any) -> str:
+    """Write a value of a column for reading; bytes in the unit that suits them."""
+    if column.endswith("_bytes") and isinstance(value, int | float):
+        return size(value)
+    return short(value)
+
+
+def size(count: float) -> str:
+    """Write a number of bytes with three digits: 1.39 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def _cells(rows: Rows, columns: Sequence[str]) -> list[list[str]]:
-    return [list(columns), *([short(row.get(column)) for column in columns] for row in rows)]
+    body = ([shown_value(column, row.get(column)) for column in columns] for row in rows)
+    return [list(columns), *body]
 
 
 def _numeric(rows: Rows, column: str) -> bool:

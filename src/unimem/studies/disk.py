@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from unimem.results.records import RESULT, read_result, write_json_atomic
 from unimem.studies.cells import Cell
 from unimem.studies.study import Study
 from unimem.training.folder import CONFIG, METRICS, make_folder
+
+logger = logging.getLogger(__name__)
 
 STUDY = "study.json"
 
@@ -28,7 +31,12 @@ def finished(cell: Cell) -> bool:
     """Say whether the cell came to its end, with the settings, code and data that it has now."""
     if not (cell.folder / RESULT).is_file():
         return False
-    return read_result(cell.folder)["signature"] == cell.signature
+    try:
+        result = read_result(cell.folder)
+    except ValueError as error:
+        logger.warning("%s; the cell counts as not finished", error)
+        return False
+    return result.get("signature") == cell.signature
 
 
 def begun(cell: Cell) -> bool:

@@ -1,6 +1,6 @@
 """How fast runs were that are finished: FLOPs a second, by which others are estimated."""
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from unimem.config import Config
-from unimem.results.records import RESULT
+from unimem.results.records import RESULT, read_result
 from unimem.studies.shape import model_shape
 from unimem.studies.work import flops_per_token
+
+logger = logging.getLogger(__name__)
 
 _OF_TRAINING = (
     "batch_size", "accumulate", "precision", "gradient_checkpointing", "accelerator", "strategy",
@@ -39,8 +41,14 @@ class Measured:
 
 def measured_runs(output: Path) -> list[Measured]:
     """Read the finished runs under `output`; those of another version are left out."""
-    results = [json.loads(path.read_text()) for path in output.glob(f"*/*/{RESULT}")]
-    found = [_measured(result) for result in results]
+    found: list[Measured | None] = []
+    for path in output.glob(f"*/*/{RESULT}"):
+        try:
+            result = read_result(path.parent)
+            if "run" not in result:  # an evaluation of another time
+                found.append(_measured(result))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            logger.warning("an estimate goes without %s (%s)", path, error)
     return [run for run in found if run is not None]
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from unimem.config import Config, ConfigError
-from unimem.results.records import CONFIG, RESULT, write_bytes_atomic
+from unimem.results.records import CONFIG, RESULT, set_damaged_aside, write_bytes_atomic
 from unimem.settings import ModelSettings, ScratchModel
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
         return
     path = _existing(config, study) if config.resume else _made(config, study)
     with _locked(path):
+        if config.resume and (told := set_damaged_aside(path)):
+            logger.warning(told)
         # a process that was killed before it recorded its settings has begun nothing
         begun = config.resume and (path / CONFIG).is_file()
         if config.resume and not begun and any(child.name != ".lock" for child in path.iterdir()):
