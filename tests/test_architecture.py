@@ -26,7 +26,7 @@ ALLOWED = {
     "results": {"results", "evaluation", "words"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides", "words",
+        "paths", "overrides", "words", "hints",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",

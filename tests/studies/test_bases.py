@@ -132,3 +132,27 @@ def test_the_record_says_which_cell_starts_from_which_base(tmp_path):
 def test_mistakes(tmp_path, entry, message):
     with pytest.raises(ConfigError, match=message):
         study(tmp_path, base=("method=vanilla", *BASE, entry))
+
+
+@pytest.mark.parametrize("way", ["defaults: [override /profile: cpu]", "profile: cpu"])
+def test_a_profile_of_the_file_itself_reaches_the_base(tmp_path, way):
+    text = "base: [method=vanilla, data=markov]\nvary: {injection_layer: '0,1'}"
+    found = expand([study_file(tmp_path, f"{way}\n{text}"), "data=markov"])
+    assert {run.config.num_layers() for run in found.runs} == {6}
+    assert {run.config.trainer.batch_size for run in found.runs} == {16}
+
+
+def test_how_a_run_is_recorded_reaches_the_base_unless_it_says_so_itself(tmp_path):
+    text = "defaults: [override /logger: none]\ntrainer: {threads: 3}\nvary: {seed: 1}\n"
+    base = ["method=vanilla", "data=markov", "trainer.threads=2"]
+    file = study_file(tmp_path, f"{text}base: {json.dumps(base)}")
+    found = expand([file, "injection_layer=0", "data=markov"])
+    (start,), (cell,) = found.bases, found.cells
+    assert start.config.logger.mode == cell.config.logger.mode == "disabled"
+    assert (start.config.trainer.threads, cell.config.trainer.threads) == (2, 3)
+
+
+def test_a_model_that_an_experiment_says_is_not_passed_over_in_silence(tmp_path, caplog):
+    text = "base: [method=vanilla, data=markov, model=tiny]\nvary: {seed: 1}"
+    expand([study_file(tmp_path, text), "experiment=quickstart_markov", "injection_layer=0"])
+    assert "model.hidden_size=64" in caplog.text and "the model is the base's" in caplog.text

@@ -3,7 +3,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from unimem.config import ConfigError, compose
 from unimem.overrides import literal
-from unimem.paths import config_root
+from unimem.paths import CONFIG_DIR, config_root
 from unimem.studies.file import BaseStudy, read_study_file
 
 
@@ -99,3 +99,25 @@ def test_mistakes(tmp_path, text, message):
     file.write_text(text.replace("FILE", str(file)))
     with pytest.raises(ConfigError, match=message):
         read_study_file(str(file))
+
+
+@pytest.mark.parametrize("place", ["here", "own"])
+def test_a_study_of_ones_own_has_a_name_too(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CONFIG_DIR, str(tmp_path / "own"))
+    folder = tmp_path / ("sweeps" if place == "here" else "own/sweeps")
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("study: mine")
+    assert read_study_file("mine").fixed == ("study=mine",)
+    with pytest.raises(ConfigError, match="did you mean mine[?] choose from .*mine"):
+        read_study_file("mien")
+
+
+def test_a_study_that_is_not_found_is_answered_with_how_to_name_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("study: mine")
+    with pytest.raises(ConfigError, match=r"sweeps=mine is not an option.*sweeps=\./mine\.yaml"):
+        read_study_file("mine")
+    assert read_study_file("./mine.yaml").fixed == ("study=mine",)
+    with pytest.raises(ConfigError, match=r"sweeps=\./other\.yaml: there is no such file"):
+        read_study_file("./other.yaml")

@@ -1,6 +1,6 @@
 """The runs whose weights cells start from, if a study says what they are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -37,16 +37,22 @@ class Bases:
         entries: the `base` of a study file; None if it has none.
         first: overrides that come before the entries.
         given: the command line.
+        optional: names among `first` of settings that a base may lack, and then goes without.
     """
 
     def __init__(
-        self, entries: Sequence[str] | None, first: Sequence[str], given: Mapping[str, Override]
+        self,
+        entries: Sequence[str] | None,
+        first: Sequence[str],
+        given: Mapping[str, Override],
+        optional: Collection[str] = (),
     ):
         entries = entries or ()
         self._exist = bool(entries)
         self._own = _lines([*first, *(entry for entry in entries if "=" in entry)])
         self._followed = [entry for entry in entries if "=" not in entry]
         self._given = [key for key in given if under(key, REACH_BASE)]
+        self._optional = [*self._given, *(key for key in optional if key in self._own)]
 
     def follows(self, key: str) -> bool:
         """Say whether an override of this name reaches the base."""
@@ -81,7 +87,7 @@ class Bases:
         try:
             self._require_known(found)
             drafts = [
-                _draft(f"base {name}".strip(), overrides, self._given)
+                _draft(f"base {name}".strip(), overrides, self._optional)
                 for name, overrides in zip(names, distinct.values(), strict=True)
             ]
             made = [draft.sign(options) for draft in drafts]
@@ -97,7 +103,8 @@ class Bases:
     def _require_known(self, found: Sequence[Combination]) -> None:
         """Refuse an entry that names nothing: it would change no base run."""
         keys = {key for combination in found for key in combination}
-        node = compose_node("train", list(self._own.values()))
+        own = (line for key, line in self._own.items() if key not in self._optional)
+        node = compose_node("train", list(own))
         for entry in self._followed:
             if not (is_setting(node, entry) or any(under(key, (entry,)) for key in keys)):
                 raise ConfigError(

@@ -1,5 +1,6 @@
 """A cell: one run of a study, composed, checked and signed before it starts."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from unimem.settings import Count, PretrainedModel, Settings, describe
 from unimem.training.folder import MODEL, readable_name
 from unimem.training.signature import CELLS, corpus_of, data_digest, signature
 from unimem.training.vocabulary import require_same_vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class SweepOptions(Settings):
@@ -133,6 +136,7 @@ def make_draft(label: str, overrides: Sequence[str], base: Cell | None = None) -
         # What a profile or an experiment says of a model from scratch is no longer asked for.
         unused = [f"~model.{key}" for key in node.model if key not in PretrainedModel.model_fields]
         if unused:
+            _tell_other_model(node, base)
             lines += unused
             node = compose_node("train", lines)
     return Draft(label=label, overrides=tuple(lines), node=node, config=validate(node), base=base)
@@ -183,6 +187,15 @@ def read_options(kind: type[Options], primary: str, overrides: Mapping[str, Over
     except ValidationError as error:
         lines = [describe(cast(dict[str, Any], item)) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _tell_other_model(node: DictConfig, base: Cell) -> None:
+    """Say which model of a profile or experiment is passed over for that of the base."""
+    own = base.first().config.model.model_dump()
+    other = {key: node.model[key] for key in ("hidden_size", "num_heads") if key in node.model}
+    if any(key in own and own[key] != value for key, value in other.items()):
+        shown = ", ".join(f"model.{key}={value}" for key, value in other.items())
+        logger.warning("%s of a profile or experiment is not used: the model is the base's", shown)
 
 
 def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:

@@ -33,8 +33,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
+from unimem.hints import unknown_option
 from unimem.overrides import literal
-from unimem.paths import config_root
+from unimem.paths import config_root, own_config
 from unimem.results.checks import read_report
 from unimem.settings import Settings, describe
 
@@ -151,12 +152,13 @@ def setting_lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _load(name: str) -> dict[str, Any]:
-    path = Path(name) if name.endswith(".yaml") else config_root() / "sweeps" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in (config_root() / "sweeps").glob("*.yaml"))
-        raise ConfigError(f"sweeps={name} is not an option; choose from {', '.join(known)}")
+    path = _find(name)
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sweeps={name}: {path} cannot be read: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"sweeps={name}: {path} is nested too deep, or in itself") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"sweeps={name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -168,6 +170,32 @@ def _load(name: str) -> dict[str, Any]:
                 f"sweeps={name}: {place}: {text}: write the value itself, without ${{"
             )
     return cast(dict[str, Any], values)
+
+
+def _find(name: str) -> Path:
+    """Find a study file: one of the user's own folder, a shipped one, or one of `./sweeps`.
+
+    A name that ends in .yaml is the path itself. Raises `ConfigError` if there is no such file.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    own = own_config()
+    folders = [root / "sweeps" for root in (own, config_root(), Path()) if root is not None]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"sweeps={name}: there is no such file (looked for from {Path.cwd()})")
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    found = "./NAME.yaml"
+    for suffix in (".yaml", ".yml"):
+        if Path(f"{name}{suffix}").is_file():
+            found = f"./{name}{suffix}"
+    raise ConfigError(
+        f"{unknown_option('sweeps', name, known)}; a file of your own is sweeps={found}, or lies "
+        "in sweeps/ here or in the folder of --config-dir"
+    )
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -169,7 +169,9 @@ def _starts(
         [{k: o for k, o in grid.items() if not is_option(SweepOptions, k)} for grid in grids]
     )
     entries = file.base if isinstance(file.base, tuple) else None
-    bases = Bases(entries, profile, given)
+    # What says at which scale all runs are holds for the base too, wherever it stands.
+    reach = {key: o.input_line or "" for key, o in fixed.items() if under(key, REACH_BASE)}
+    bases = Bases(entries, [*profile, *reach.values()], given, reach)
     if mode == "evaluate":
         require_followed(found, bases)
     if other is None:
@@ -180,7 +182,8 @@ def _starts(
         ]
     if mode == "train":
         raise ConfigError(f"base: cells of sweeps={other.sweeps} are for {MODE}: evaluate")
-    cells = choose(_other_cells(other, profile, given, options), other, given)
+    first = [*profile, *reach.values()]
+    cells = choose(_other_cells(other, first, given, options), other, given)
     pairs = [(cell, combination) for cell in cells for combination in found]
     names = labels(
         [lines_of(cell.overrides) | combination for cell, combination in pairs], "the run"
@@ -189,12 +192,12 @@ def _starts(
 
 
 def _other_cells(
-    base: BaseStudy, profile: Sequence[str], given: Overrides, options: SweepOptions
+    base: BaseStudy, first: Sequence[str], given: Overrides, options: SweepOptions
 ) -> tuple[Cell, ...]:
     """Give the cells of the study that `base` names, at the same scale and place."""
     reach = [o.input_line or "" for key, o in given.items() if under(key, REACH_BASE)]
     place = [f"output={literal(options.output)}", f"dry_run={literal(options.dry_run)}"]
-    return expand([f"sweeps={literal(base.sweeps)}", *profile, *reach, *place]).cells
+    return expand([f"sweeps={literal(base.sweeps)}", *first, *reach, *place]).cells
 
 
 def _cells(starts: Sequence[Start], mode: Mode, options: SweepOptions) -> tuple[Cell, ...]:
