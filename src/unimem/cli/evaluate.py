@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,10 +20,8 @@ from unimem.paths import own_config
 from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
+from unimem.training.folder import weights_folder
 from unimem.words import counted
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +119,8 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
     try:
         recorded = _read_run(place)
         config, resolved = _recompose(recorded, settings, overrides)
+        if reads_other_data(overrides):
+            require_tokenizer(config.data, weights_folder(place, recorded["config"]))
         # What follows imports torch, which takes seconds; a wrong setting must not.
         from unimem.cli.train import set_up_logging
 
@@ -211,7 +211,6 @@ def evaluate(
     from unimem.model.load import load_pretrained
     from unimem.training.devices import device_type
     from unimem.training.environment import git_commit, machine, versions
-    from unimem.training.folder import weights_folder
     from unimem.training.loggers import mirror_evaluation
     from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of
 
@@ -219,8 +218,6 @@ def evaluate(
         torch.set_num_threads(config.trainer.threads)
     weights = weights_folder(run_folder, recorded["config"])
     other_data = reads_other_data(overrides)
-    if other_data:
-        require_tokenizer(config.data, weights)
     data = with_tokenizer_of(weights, config.data)
     if other_data:
         resolved = resolved | {"data": data.model_dump()}
