@@ -14,14 +14,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "words": set(),
     "memory": {"memory", "paths", "words"},
-    "data": {"data", "words"},
+    "data": {"data", "words", "hub"},
+    "hub": set(),
     "paths": set(),
     "settings": set(),
     "overrides": set(),
     "hints": {"reference"},
     "reference": {"config", "memory", "paths", "settings"},
     "config": {"memory", "data", "paths", "settings", "overrides", "words", "hints"},
-    "model": {"model", "memory", "settings"},
+    "model": {"model", "memory", "settings", "hub"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings", "words"},
     "results": {"results", "evaluation", "words"},
     "studies": {

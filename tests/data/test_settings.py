@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from unimem.config import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
-KINDS = ["github", "markov", "pg19", "stdlib", "text", "urn"]
+KINDS = ["github", "hf", "markov", "pg19", "stdlib", "text", "urn"]
 
 
 def test_every_kind_has_a_yaml_and_every_yaml_is_valid(settings):
@@ -16,7 +16,7 @@ def test_every_kind_has_a_yaml_and_every_yaml_is_valid(settings):
     assert variants == {"stdlib_small"}
     assert compose("data=stdlib_small").data.kind == "stdlib"
     for kind in KINDS:
-        values = {"path": "a"} if kind == "text" else {}
+        values = {"text": {"path": "a"}, "hf": {"repository": "a/b"}}.get(kind, {})
         assert settings(kind, **values).kind == kind
 
 
@@ -39,6 +39,9 @@ def test_every_line_of_yaml_is_explained():
         ("pg19", {"validation_split": "train"}, "'validation' or 'test'"),
         ("text", {}, "give data.path=: a file, a folder, or a list of them"),
         ("text", {"path": []}, "give data.path="),
+        ("text", {"path": "a", "document_tokens": 1}, "greater than or equal to 2"),
+        ("hf", {}, "give data.repository=: a hub id, or a folder"),
+        ("hf", {"repository": "a/b", "validation_split": "train"}, "is the split to train on"),
     ],
 )
 def test_a_wrong_value_is_named(settings, kind, values, message):

@@ -1,9 +1,15 @@
+import json
 import logging
+import random
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import (
@@ -15,7 +21,15 @@ from transformers import (
 )
 
 from unimem.data.documents import DataError
-from unimem.data.tokenizer import BEGIN, Tokenizer, cached_bpe, load_hugging_face, pieces, train_bpe
+from unimem.data.tokenizer import (
+    BEGIN,
+    Tokenizer,
+    _in_background,
+    cached_bpe,
+    load_hugging_face,
+    pieces,
+    train_bpe,
+)
 
 TEXTS = ["def f(x):\n    return x + 1\n" * 9, "größer als 3 €\n" * 5, "日本語 🙂\r\n\ttab\0"]
 BPE = train_bpe(TEXTS, 300)
@@ -56,7 +70,7 @@ def test_long_texts_are_cut_into_pieces_that_add_up(text):
 
 
 def test_a_long_line_comes_back():
-    text = "word " * 300_000
+    text = "word " * 80_000
     (ids,) = BPE.encode([text])
     assert BPE.decode(ids) == text
 
@@ -176,3 +190,95 @@ def test_a_class_that_would_load_another_tokenizer_is_not_saved(tmp_path):
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
     with pytest.raises(DataError, match="there is no such folder"):
         load_hugging_face(str(tmp_path / "gone"))
+
+
+def windows(monkeypatch):
+    """Make windows so short that a test reads many of them."""
+    monkeypatch.setattr("unimem.data.tokenizer._PIECE", 2000)
+    monkeypatch.setattr("unimem.data.tokenizer._OVERLAP", 600)
+
+
+LONG = (
+    "".join(path.read_text() for path in sorted(Path(json.__file__).parent.glob("*.py"))),
+    "größer 日本語 🙂 " * 3000,
+    "\n\n   indented\t\tand  spaced   \r\n" * 1000,
+    "no space at all, " * 2 + "x" * 9000 + " and on " * 900,
+    " " * 30_000,
+)
+
+
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+def test_long_texts_have_the_tokens_of_the_whole(monkeypatch, text):
+    whole = BPE._backend.encode(text, add_special_tokens=False).ids
+    windows(monkeypatch)
+    assert next(BPE.encode([text])).tolist() == [BPE.begin, *whole]
+
+
+@given(st.text(st.sampled_from("ab \n'ß"), max_size=8000))
+@settings(max_examples=25)
+def test_any_long_text_has_the_tokens_of_the_whole(text):
+    whole = BPE._backend.encode(text, add_special_tokens=False).ids
+    with pytest.MonkeyPatch.context() as patch:
+        windows(patch)
+        assert next(BPE.encode([text])).tolist() == [BPE.begin, *whole]
+
+
+def test_long_texts_have_the_tokens_of_the_whole_without_words(monkeypatch):
+    """SentencePiece has no words, and puts a space before every text that it is given."""
+    llama = own_tokenizers()[0]
+    backend = llama.backend_tokenizer
+    text = LONG[0] + "ä ää  ä" * 2000
+    whole = backend.encode(text, add_special_tokens=False).ids
+    windows(monkeypatch)
+    assert next(Tokenizer(backend, begin=None).encode([text])).tolist() == whole
+
+
+def test_a_cut_that_changes_tokens_is_told(monkeypatch, caplog):
+    windows(monkeypatch)
+    monkeypatch.setattr("unimem.data.tokenizer._LONGEST_WINDOW", 3000)
+    text = "return" * 1001
+    bpe = train_bpe(["return" * 9] * 9, 300)
+    with caplog.at_level(logging.WARNING):
+        (ids,) = bpe.encode([text])
+    assert bpe.decode(ids) == text
+    assert "a text is cut at character" in caplog.text
+
+
+def test_a_text_without_spaces_trains_in_time():
+    """As one word it would be gone through as often as there are merges."""
+    random.seed(0)
+    text = "".join(random.choices("abcdefgh", k=400_000))
+    begin = time.monotonic()
+    assert train_bpe([text], 1500).vocab_size == 1500
+    assert time.monotonic() - begin < 30
+
+
+def test_training_can_be_interrupted():
+    waiting = threading.Event()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _in_background(waiting.wait)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        waiting.set()
+
+
+def test_what_fails_in_training_is_raised():
+    def texts():
+        yield "a"
+        raise DataError("no more")
+
+    with pytest.raises(DataError, match="no more"):
+        train_bpe(texts(), 300)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written .*data.cache="):
+        cached_bpe(tmp_path / "file" / "a.json", TEXTS, 300)

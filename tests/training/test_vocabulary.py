@@ -8,7 +8,7 @@ import pytest
 from training.conftest import TINY, XL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unimem.cli.evaluate import EvalSettings, evaluate, recompose
+from unimem.cli.evaluate import evaluate, recompose
 from unimem.config import compose_node, resolve, validate
 from unimem.data.tokenizer import load_hugging_face
 from unimem.results.records import read_result
@@ -126,11 +126,14 @@ def test_unimem_eval_reads_with_the_tokenizer_of_the_weights(made, tmp_path):
     """The cache of tokenizers may be gone, and what was recorded is read again."""
     run = made / "out" / "runs" / "text"
     recorded = read_result(run)
-    settings = EvalSettings(run=str(run), documents=None, controls=True, overrides=[], output=None)
     recorded["config"]["data"]["cache"] = str(tmp_path / "cache")
-    config, _ = recompose(recorded["config"], settings)
-    _, again = evaluate(run, recorded, config, str(tmp_path / "eval"))
-    assert again["scores"]["own"]["nll"] == recorded["evaluation"]["scores"]["own"]["nll"]
+    config, resolved = recompose(recorded["config"], [], str(run))
+    _, again = evaluate(run, recorded, config, resolved, [], str(tmp_path / "eval"))
+    assert not (tmp_path / "cache" / "tokenizers").exists()
+    assert (
+        again["evaluation"]["scores"]["own"]["nll"]
+        == recorded["evaluation"]["scores"]["own"]["nll"]
+    )
 
 
 def sweep(made, *more):

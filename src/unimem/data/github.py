@@ -16,8 +16,8 @@ def github_source(settings: GitHubSettings) -> Source:
     """
 
     def assign(record: Record) -> Split:
-        repository = record.fields.get("repo_name") or Path(record.name).parts[0]
-        return held_out(str(repository), settings.held_out)
+        repository = record.repository or Path(record.name).parts[0]
+        return held_out(repository, settings.held_out)
 
     if settings.path is not None:
         files = find_files([Path(settings.path).expanduser()])

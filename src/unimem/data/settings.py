@@ -6,7 +6,7 @@ here, so that a wrong value is answered at once.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -26,6 +26,7 @@ class _Tokenized(_Split):
     vocab_size: Annotated[int, Field(ge=257)]
     min_tokens: Annotated[int, Field(ge=2)]
     max_tokens: Annotated[int, Field(ge=2)] | None
+    document_tokens: Annotated[int, Field(ge=2)] | None = None
     cache: str | None
 
 
@@ -50,6 +51,7 @@ class TextSettings(_Tokenized):
 
     kind: Literal["text"]
     path: Annotated[str | list[str], BeforeValidator(_named)]
+    validation_path: str | list[str] | None = None
     text_column: str | None
     held_out: HeldOut
 
@@ -75,6 +77,35 @@ class GitHubSettings(_Hub):
     held_out: HeldOut
 
 
+def _repository(repository: Any) -> Any:
+    if repository is None:
+        raise ValueError("give data.repository=: a hub id, or a folder that `datasets` can load")
+    return repository
+
+
+class HFSettings(_Tokenized):
+    """`data=hf`: any data set of the hub, or a local one of the library `datasets`."""
+
+    kind: Literal["hf"]
+    repository: Annotated[str, BeforeValidator(_repository)]
+    config: str | None
+    revision: str | None
+    split: Annotated[str, Field(min_length=1)]
+    validation_split: str | None
+    held_out: HeldOut
+    text_column: str | None
+    streaming: bool
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> "HFSettings":
+        if self.split == self.validation_split:
+            raise ValueError(
+                f"validation_split={self.split} is the split to train on; name another, "
+                "or null to hold out a share of it"
+            )
+        return self
+
+
 class _Generated(_Settings):
     alpha: Annotated[float, Field(gt=0)]
     length: Annotated[int, Field(ge=2)]
@@ -97,7 +128,7 @@ class UrnSettings(_Generated):
     vocab_size: Annotated[int, Field(ge=2)]
 
 
-TokenizedSettings = StdlibSettings | TextSettings | PG19Settings | GitHubSettings
+TokenizedSettings = StdlibSettings | TextSettings | PG19Settings | GitHubSettings | HFSettings
 """The corpora made of text, which needs a tokenizer and a store of tokens."""
 
 DataSettings = Annotated[

@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -21,6 +22,9 @@ import numpy as np
 from unimem.data.documents import DataError
 
 logger = logging.getLogger(__name__)
+
+_verified: set[tuple[Any, ...]] = set()
+"""Stores whose content this process compared to their digest."""
 
 
 @final
@@ -31,7 +35,7 @@ class TokenStore:
         folder: the store.
 
     Raises:
-        DataError: a file is missing, unreadable or not of the size that the others say.
+        DataError: a file is missing or is not as it was written; all of it is compared.
     """
 
     def __init__(self, folder: Path):
@@ -45,13 +49,33 @@ class TokenStore:
             self.skipped: dict[str, int] = meta["skipped"]
             dtype = _dtype(self.vocab_size)
             expected, found = int(self._offsets[-1]) * dtype.itemsize, tokens.stat().st_size
-        except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
+            damaged_meta = meta.pop("check") != _check(meta)
+        except Exception as error:  # what json and NumPy raise of damaged files is no closed list
             raise DataError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
-        if len(self._offsets) != len(self._names) + 1:
+        if damaged_meta:
+            raise DataError(f"{folder} is damaged: meta.json is not as it was written")
+        if self._offsets.shape != (len(self._names) + 1,):
             raise DataError(f"{folder} is damaged: offsets.npy and meta.json disagree")
         if found != expected:
             raise DataError(f"{tokens} is damaged: it has {found} bytes and should have {expected}")
         self._tokens = np.memmap(tokens, dtype=dtype, mode="r")
+        self._require_digest(folder)
+
+    def _require_digest(self, folder: Path) -> None:
+        """Compare the content to the digest, once in a process unless a file is written again."""
+        states = [(folder / name).stat() for name in ("tokens.bin", "offsets.npy")]
+        key = (str(folder), self.digest, *((s.st_ino, s.st_mtime_ns, s.st_size) for s in states))
+        if key in _verified:
+            return
+        digest = hashlib.sha256()
+        for begin, end in pairwise(self._offsets.tolist()):
+            if not 0 <= begin < end <= len(self._tokens):
+                raise DataError(f"{folder} is damaged: offsets.npy is not as it was written")
+            digest.update((end - begin).to_bytes(8, "little"))
+            digest.update(self._tokens[begin:end].data)
+        if digest.hexdigest() != self.digest:
+            raise DataError(f"{folder} is damaged: the tokens are not those that were written")
+        _verified.add(key)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -100,12 +124,13 @@ class StoreWriter:
         with (self._folder / "offsets.npy").open("wb") as file:
             np.save(file, np.array(self._offsets, dtype=np.int64))
             _sync(file)
-        meta = {
+        meta: dict[str, Any] = {
             "vocab_size": self._vocab_size,
             "digest": self._digest.hexdigest(),
             "skipped": self.skipped,
             "names": self._names,
         }
+        meta["check"] = _check(meta)
         with (self._folder / "meta.json").open("w", encoding="utf-8") as file:
             json.dump(meta, file)
             _sync(file)
@@ -165,6 +190,10 @@ def _build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], None]) 
         _sync_folder(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _check(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
 def _dtype(vocab_size: int) -> np.dtype:

@@ -4,18 +4,21 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from unimem.data.documents import DataError, trained_vocabulary
+from unimem.hub import ask_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,8 +31,17 @@ TRAINING_CHARACTERS = 100_000_000
 
 # Encoding takes tens of bytes per character: these bound how much is encoded at a time.
 _PIECE = 1 << 18
-_PIECES = 64
+_PIECES = 16
 _BATCH = 1 << 22
+# Windows of a long text overlap by so many characters, and are joined at a token around which both
+# have so many tokens in common.
+_OVERLAP = 1 << 13
+_COMMON = 16
+_LONGEST_WINDOW = 1 << 22
+_RUN = re.compile(r"\S{8192,}")
+_WORD = 64
+
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 @final
@@ -95,12 +107,19 @@ class Tokenizer:
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the token ids of each text, int64 `[n]`; many texts at a time, on all cores.
 
-        Texts above 256 Ki characters are cut at line ends, where a token could have reached across.
+        A text above 256 Ki characters is encoded in windows that overlap, and gets the tokens that
+        it would have as a whole: windows are joined where both have the same tokens. Only a text
+        without such a place in 4 Mi characters (one letter repeated) is cut, and a line says so.
         """
-        batch: list[list[str]] = []
+        batch: list[str] = []
         size = 0
         for text in texts:
-            batch.append(list(pieces(text)))
+            if len(text) > _PIECE:
+                yield from self._encode(batch)
+                batch, size = [], 0
+                yield self._with_begin(self._encode_long(text))
+                continue
+            batch.append(text)
             size += len(text)
             if size >= _BATCH:
                 yield from self._encode(batch)
@@ -113,14 +132,7 @@ class Tokenizer:
 
     def save(self, file: Path) -> None:
         """Write the tokenizer to `file`, at once: a reader finds all of it or nothing."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            temporary = Path(folder, file.name)
-            with temporary.open("w", encoding="utf-8") as stream:
-                stream.write(self._backend.to_str())
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
+        _write_whole(file, self._backend.to_str().encode("utf-8"))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the files that `transformers.AutoTokenizer.from_pretrained(folder)` reads.
@@ -134,18 +146,95 @@ class Tokenizer:
                 return
         _generic(self._backend, self.begin).save_pretrained(folder)
 
-    def _encode(self, batch: list[list[str]]) -> Iterator[np.ndarray]:
-        encoded = self._encode_pieces([piece for text in batch for piece in text])
-        begin = np.array([] if self.begin is None else [self.begin], dtype=np.int64)
-        for text in batch:
-            yield np.concatenate([begin, *islice(encoded, len(text))])
-
-    def _encode_pieces(self, flat: list[str]) -> Iterator[np.ndarray]:
-        for i in range(0, len(flat), _PIECES):
+    def _encode(self, batch: list[str]) -> Iterator[np.ndarray]:
+        for i in range(0, len(batch), _PIECES):
             for encoding in self._backend.encode_batch_fast(
-                flat[i : i + _PIECES], add_special_tokens=False
+                batch[i : i + _PIECES], add_special_tokens=False
             ):
-                yield np.array(encoding.ids, dtype=np.int64)
+                yield self._with_begin(np.array(encoding.ids, dtype=np.int64))
+
+    def _with_begin(self, ids: np.ndarray) -> np.ndarray:
+        return ids if self.begin is None else np.concatenate([[self.begin], ids])
+
+    def _encode_long(self, text: str) -> np.ndarray:
+        done: list[np.ndarray] = []
+        windows = self._windows(text)
+        window, first = next(windows), 0
+        for following in windows:
+            join = window.join(following)
+            if join is not None:
+                done.append(window.ids[first : join[0]])
+                window, first = following, join[1]
+            elif following.end - window.start <= _LONGEST_WINDOW:
+                place = window.begins[first]
+                (window,) = self._encode_windows(text, [(window.start, following.end)])
+                first = int(np.searchsorted(window.begins, place))
+            else:
+                logger.warning(
+                    "a text is cut at character %d: it has no border of words for so long that its "
+                    "tokens there are not those of the whole",
+                    window.end,
+                )
+                done.append(window.ids[first:])
+                (window,), first = self._encode_windows(text, [(window.end, following.end)]), 0
+        return np.concatenate([*done, window.ids[first:]])
+
+    def _windows(self, text: str) -> Iterator["_Window"]:
+        starts = range(0, len(text) - _OVERLAP, _PIECE - _OVERLAP)
+        for i in range(0, len(starts), _PIECES):
+            group = starts[i : i + _PIECES]
+            yield from self._encode_windows(text, [(x, min(x + _PIECE, len(text))) for x in group])
+
+    def _encode_windows(self, text: str, places: list[tuple[int, int]]) -> Iterator["_Window"]:
+        encodings = self._backend.encode_batch(
+            [text[start:end] for start, end in places], add_special_tokens=False
+        )
+        for (start, end), encoding in zip(places, encodings, strict=True):
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + start
+            ids = np.array(encoding.ids, dtype=np.int64)
+            yield _Window(start, end, ids, offsets[:, 0], offsets[:, 1])
+
+
+class _Window(NamedTuple):
+    """Characters `start` to `end` of a text: their tokens, and where each begins and ends."""
+
+    start: int
+    end: int
+    ids: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+
+    def join(self, other: "_Window") -> tuple[int, int] | None:
+        """Return the token with which `other` can go on here, by its index in both; None if none.
+
+        Both have the same tokens around it. A quarter of the overlap at either side is left out:
+        there a window lacks the characters that it would need.
+        """
+        quarter = (self.end - other.start) // 4
+        span = (other.start + quarter, self.end - quarter)
+        low, high = np.searchsorted(self.begins, span)
+        for i in range(max(int(low), _COMMON), min(int(high), len(self.ids) - _COMMON)):
+            j = int(np.searchsorted(other.begins, self.begins[i]))
+            if j < _COMMON or self.ends[i - 1] > self.begins[i]:
+                continue
+            here, there = slice(i - _COMMON, i + _COMMON), slice(j - _COMMON, j + _COMMON)
+            if np.array_equal(self.ids[here], other.ids[there]) and np.array_equal(
+                self.begins[here], other.begins[there]
+            ):
+                return i, j
+        return None
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    """Write a file so that a reader finds all of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        temporary = Path(folder, file.name)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -169,31 +258,84 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(_limited(texts), trainer)
+    _in_background(lambda: backend.train_from_iterator(_limited(texts), trainer))
     return Tokenizer(backend, begin=backend.token_to_id(BEGIN))
+
+
+def _in_background(train: Callable[[], object]) -> None:
+    """Train in a thread: it takes minutes and heeds no signal, so that this one waits and logs.
+
+    The exception of a signal leaves from here; the thread ends with the process.
+    """
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            train()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    begin = last = time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            logger.info("training the BPE: %.0f s so far", last - begin)
+    if failed:
+        raise failed[0]
 
 
 def _limited(texts: Iterable[str]) -> Iterator[str]:
     size = 0
     for text in texts:
-        yield from pieces(text)
+        for piece in pieces(text):
+            yield from _bounded_words(piece)
         size += len(text)
         if size >= TRAINING_CHARACTERS:
             logger.info("the BPE is trained on the first %d characters", size)
             return
 
 
+def _bounded_words(piece: str) -> Iterator[str]:
+    """Cut long runs without white space: in training each may be one word, and costs its square."""
+    last = 0
+    for run in _RUN.finditer(piece):
+        yield piece[last : run.start()]
+        for start in range(run.start(), run.end(), _WORD):
+            yield piece[start : min(start + _WORD, run.end())]
+        last = run.end()
+    yield piece[last:]
+
+
 def cached_bpe(file: Path, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Load a BPE from `file`, or train it and keep it there."""
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-        return Tokenizer(backend, begin=backend.token_to_id(BEGIN))
-    except Exception as error:  # tokenizers raises nothing more special
-        if file.exists():
+    """Load a BPE from `file`, or train it and keep it there, with its checksum beside it.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    checksum = file.with_name(f"{file.name}.sha256")
+    if file.exists():
+        try:
+            data = file.read_bytes()
+            if checksum.read_text("ascii").strip() != hashlib.sha256(data).hexdigest():
+                raise ValueError("it is not as it was written")
+            backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+            return Tokenizer(backend, begin=backend.token_to_id(BEGIN))
+        except Exception as error:  # tokenizers raises nothing more special
             logger.warning("%s is damaged (%s); training it again", file, error)
     logger.info("training a byte-level BPE of %d tokens", vocab_size)
     tokenizer = train_bpe(texts, vocab_size)
-    tokenizer.save(file)
+    try:
+        tokenizer.save(file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        _write_whole(checksum, digest.encode())
+    except OSError as error:
+        raise DataError(
+            f"{file.parent} cannot be written ({error.strerror}): "
+            "make room there, or name another folder with data.cache="
+        ) from error
     return tokenizer
 
 
@@ -245,6 +387,7 @@ def load_hugging_face(name: str) -> Tokenizer:
                 folder, local_files_only=True, trust_remote_code=False
             )
         else:
+            ask_hub()
             loaded = AutoTokenizer.from_pretrained(
                 hub_id, revision=revision or "main", trust_remote_code=False
             )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from unimem.hub import ask_hub
 from unimem.model.supported import lift_windows
 from unimem.settings import ModelSettings, ScratchModel
 
@@ -77,6 +78,8 @@ def load_pretrained(
 
     Raises ValueError in a sentence for whatever keeps the model from being read.
     """
+    if not Path(name).is_dir():
+        ask_hub()
     try:
         # a pair, which its signature does not say
         loaded: Any = AutoModelForCausalLM.from_pretrained(
