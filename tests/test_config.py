@@ -248,6 +248,20 @@ def test_memory_that_is_never_read_is_told_before_the_run(overrides, said, caplo
     assert said in caplog.text and ("memory is never read" in caplog.text) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["memory.topk=1000000", "memory.size=128"], "more than memory ever holds (128 slots)"),
+        (["memory.topk=128", "memory.size=128"], ""),
+        (["memory.topk=1000000", "memory.management=unbounded"], ""),
+        (["method=longmem", "memory.size=32"], "64 slots, more than memory ever holds (32 slots)"),
+    ],
+)
+def test_a_choice_of_more_slots_than_there_are_is_told(overrides, said, caplog):
+    compose(*overrides)
+    assert said in caplog.text and ("ever holds" in caplog.text) == bool(said)
+
+
 SAME = [
     (["memory.positions=true"], ["memory.positions='true'"]),
     (["memory.positions=True"], ["memory.positions='true'"]),

@@ -155,6 +155,16 @@ def parse_overrides(lines: Sequence[str]) -> list[Override]:
         raise ConfigError(str(error)) from None
 
 
+def repeated(given: Sequence[Override]) -> list[str]:
+    """Say of a setting that is given twice which of its values counts."""
+    last = {override.key_or_group: override.input_line for override in given}
+    return [
+        f"{override.input_line} is passed over: {last[override.key_or_group]} comes after it"
+        for override in given
+        if override.input_line != last[override.key_or_group]
+    ]
+
+
 def text_as_written(lines: Sequence[str]) -> list[str]:
     """Quote the values of text settings that Hydra would read as numbers or truth values."""
     return as_written(lines, TEXT_SETTINGS)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import unimem
 from unimem.cli import methods, sweep, train
 from unimem.memory.plan import option_names
-from unimem.paths import config_root
+from unimem.paths import CONFIG_DIR, config_root
 
 SMALL = [
     "data=markov",
@@ -118,6 +119,32 @@ def test_mistakes_are_answered_in_a_line(call, tmp_path, arguments, message):
     assert "Traceback" not in answer and "HYDRA_FULL_ERROR" not in answer
     assert len(answer.strip().splitlines()) <= 3
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_a_setting_that_is_given_twice_is_told(call):
+    code, _, error = call(train.main, "memory.topk=4", "memory.topk=8", "name=", *SMALL)
+    assert "memory.topk=4 is passed over: memory.topk=8 comes after it" in f"{error}"
+    assert "a name has only letters" in f"{code}"
+
+
+def test_version_and_explain_answer_without_a_run(call, tmp_path):
+    code, printed, _ = call(train.main, "--version")
+    assert not code and printed == f"unimem {unimem.__version__}\n"
+    code, printed, _ = call(sweep.main, "--explain", "memory.topk", "jobs")
+    assert not code and "memory.reading=similarity" in printed and "unimem-sweep" in printed
+    code, _, error = call(train.main, "--explain=trainer.lr")
+    assert "did you mean trainer.learning_rate?" in f"{code}"
+    code, printed, _ = call(train.main, "--explain")
+    assert not code and "trainer.clip" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_options_of_ones_own(call, tmp_path, monkeypatch):
+    monkeypatch.setenv(CONFIG_DIR, "")  # the command sets it, for this process too
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "mine.yaml").write_text("defaults: [markov]\n")
+    code, printed, _ = call(train.main, "--config-dir", "own", "--help")
+    assert not code and "mine" in printed and "--config-dir FOLDER" in printed
 
 
 def test_unknown_study_lists_the_studies(call):

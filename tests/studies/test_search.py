@@ -70,7 +70,7 @@ class Instant:
             "config": recorded(cell.overrides),
             "corpus": {"digest": data_digest(cell.config.data)},
             "evaluation": {"scores": {"own": {"nll": loss, "perplexity": 2.0}}},
-            "bytes": cell.config.memory.flat()["memory.size"],
+            "state_bytes_per_row": cell.config.memory.flat()["memory.size"],
         }
         cell.folder.mkdir(parents=True)
         write_json_atomic(cell.folder / "result.json", result)
@@ -251,7 +251,9 @@ def test_a_failed_run_does_not_count_and_is_not_repeated(search):
 
 
 def test_two_objectives_give_the_runs_that_no_other_beats(search):
-    found = search(SIZE, LAYER, "trials=12", "objective=[evaluation.scores.own.nll,bytes]")
+    found = search(
+        SIZE, LAYER, "trials=12", "objective=[evaluation.scores.own.nll,state_bytes_per_row]"
+    )
     code, trials = run(found, Instant(lambda config: 100 - size(config) + loss(config)))
     assert code == 0
     points = [tuple(trial.values) for trial in trials.finished]
@@ -265,7 +267,7 @@ def test_two_objectives_give_the_runs_that_no_other_beats(search):
         (["memory.size=interval(12,65)"], "is of other values to draw from"),
         ([SIZE, LAYER], "is of other values to draw from"),
         ([SIZE, "direction=maximize"], "is of other objectives"),
-        ([SIZE, "objective=bytes"], "is of other objectives"),
+        ([SIZE, "objective=state_bytes_per_row"], "is of other objectives"),
         ([SIZE, "seed=1"], r"is of other settings, code or data \(trial 0\)"),
         ([SIZE, "memory.window=100"], r"is of other settings, code or data \(trial 0\)"),
     ],
@@ -315,6 +317,12 @@ def test_an_objective_that_is_not_there_is_told(search):
         ([SIZE, "trials=1,2"], "trials takes one value"),
         ([SIZE, "sampler=grid"], "sampler: Input should be 'tpe' or 'random'"),
         ([SIZE, "direction=up"], "direction.*'minimize' or 'maximize'"),
+        (
+            [SIZE, "objective=foo.bar"],
+            "objective=foo.bar is not.*evaluation.scores.own.nll",
+        ),
+        ([SIZE, "objective=perplexity"], "objective=perplexity is not a number of result.json"),
+        ([SIZE, "objective=evaluation"], "objective=evaluation is not a number"),
         ([SIZE, "objective=[]"], "objective.*at least 1 item"),
         ([SIZE, "objective=[a,b,c]", "direction=[minimize,maximize]"], "2 directions for 3"),
         ([SIZE, "name=a"], "name cannot be set in a search"),

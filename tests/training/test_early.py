@@ -26,6 +26,8 @@ def _here(tmp_path, monkeypatch):
         (["output=file"], "output=file: the folder file/runs cannot be made .Not a directory"),
         (["output=/dev/full"], "output=/dev/full: .* name a folder that can be written"),
         (["output=/proc/nope"], "output=/proc/nope: .*No such file"),
+        (["model=hf", "model.name=outputs/runs/gone"], "model.name=outputs/runs/gone does not"),
+        (["model=hf", "model.name=./gone"], "name a folder .* or a hub id"),
         (["data=text", "data.path=nowhere"], "data.path=nowhere does not exist"),
         (["data=text", "data.path=[file,nowhere]"], "data.path=nowhere does not exist"),
     ],

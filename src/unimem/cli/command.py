@@ -15,6 +15,7 @@ from unimem.config import (
     ConfigError,
     compose_node,
     parse_overrides,
+    repeated,
     search_path,
     several_values,
     text_as_written,
@@ -109,6 +110,8 @@ def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
     several = [o.input_line or "" for o in parsed if o.is_sweep_override()]
     if several and not multirun:
         raise ConfigError(several_values(several[0]))
+    for line in repeated(parsed):
+        print(line, file=sys.stderr)
     node = compose_node(config_name, [line for line in overrides if line not in several])
     if multirun and "study" in node:  # Hydra makes the folder itself
         make_folder(Path(str(node.output)), str(node.output))

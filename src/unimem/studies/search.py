@@ -1,7 +1,7 @@
 """A search: runs whose settings Optuna draws, each where the earlier ones were good."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from unimem.results.records import RESULT, read_result
 from unimem.settings import Count
 from unimem.studies.cells import Cell, SweepOptions, is_option, make_cell, parse, read_options
 from unimem.studies.space import Drawn, Space, is_subset, read_space
+from unimem.words import counted
 
 REFUSED = {
     "name": "runs are named by their settings",
@@ -86,9 +87,11 @@ class Search:
         for name in self.options.objective:
             if name not in numbers:
                 close = get_close_matches(name, numbers, 3, 0.5)
-                hint = f"did you mean {' or '.join(close)}" if close else f"it has {len(numbers)}"
+                hint = (
+                    f"did you mean {' or '.join(close)}?" if close else f"it has {_some(numbers)}"
+                )
                 raise ConfigError(
-                    f"objective={name} is not a number of {cell.folder / RESULT}; {hint}? The runs "
+                    f"objective={name} is not a number of {cell.folder / RESULT}; {hint} The runs "
                     "are kept: give the search another name with study=, and they are read"
                 )
         return [numbers[name] for name in self.options.objective]
@@ -104,6 +107,7 @@ def read_search(arguments: Sequence[str]) -> Search:
         if reason := REFUSED.get(key.split(".")[0]):
             raise ConfigError(f"{key} cannot be set in a search: {reason}")
     options = read_options(SearchOptions, "search", given)
+    _require_objectives(options)
     of_runs = [a for a in arguments if is_subset(a) or not is_option(SearchOptions, *parse([a]))]
     space = read_space(of_runs)
     return Search(
@@ -112,6 +116,37 @@ def read_search(arguments: Sequence[str]) -> Search:
         space=space,
         example=_example(options, space),
     )
+
+
+OBJECTIVES = (
+    "evaluation",
+    "state_bytes_per_row",
+    "parameters",
+    "tokens_per_second",
+    "training_seconds",
+    "seconds",
+    "peak_memory_bytes",
+)
+"""Sections and numbers of result.json that a search can look for; the rest is settings."""
+
+
+def _require_objectives(options: SearchOptions) -> None:
+    """Refuse, before the first trial, an objective that no result can have."""
+    for name in options.objective:
+        first = name.partition(".")[0]
+        if first not in OBJECTIVES or (first == "evaluation") != ("." in name):
+            close = get_close_matches(name, OBJECTIVES, 1, 0.6)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(
+                f"objective={name} is not a number of result.json; {hint}for example "
+                "evaluation.scores.own.nll, evaluation.comparisons.own-off.difference, "
+                f"{', '.join(OBJECTIVES[1:])}"
+            )
+
+
+def _some(numbers: Collection[str]) -> str:
+    shown = [name for name in numbers if name.startswith("evaluation.")][:8]
+    return f"{', '.join(shown)} and {counted(len(numbers) - len(shown), 'more', 'more')}."
 
 
 def _cell(options: SearchOptions, space: Space, drawn: Drawn) -> Cell:

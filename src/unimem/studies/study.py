@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hydra.core.override_parser.types import Override
 
-from unimem.config import ConfigError
+from unimem.config import ConfigError, parse_overrides, repeated
 from unimem.overrides import literal
 from unimem.studies.bases import REACH_BASE, Bases, under
 from unimem.studies.cells import (
@@ -102,6 +102,8 @@ def expand(arguments: Sequence[str]) -> Study:
 
     Raises `ConfigError` with the problems of all cells, or if there are none.
     """
+    for line in repeated(parse_overrides(arguments)):
+        logger.warning(line)
     given = parse(arguments)
     file = _file(given)
     fixed = parse(file.fixed)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from unimem.config import Config, ConfigError
+from unimem.settings import PretrainedModel
 from unimem.training.folder import require_place
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -19,9 +20,22 @@ def require_startable(config: Config) -> None:
     if any(os.environ.get(name, "0") != "0" for name in RANKS):
         return  # the first process asks
     require_place(config)
+    _require_model(config)
     _require_documents(config)
     if config.trainer.accelerator == "gpu" and not _may_have_gpu():
         raise ConfigError("trainer.accelerator=gpu but this machine has no GPU; use auto or cpu")
+
+
+def _require_model(config: Config) -> None:
+    model = config.model
+    if not isinstance(model, PretrainedModel) or Path(model.name).expanduser().is_dir():
+        return
+    # A hub id is NAME or OWNER/NAME.
+    if model.name.count("/") > 1 or model.name.startswith(("/", ".", "~")):
+        raise ConfigError(
+            f"model.name={model.name} does not exist (looked for from {Path.cwd()}); name a folder "
+            "that holds a config.json, as outputs/runs/NAME/model, or a hub id, OWNER/NAME"
+        )
 
 
 def _require_documents(config: Config) -> None:

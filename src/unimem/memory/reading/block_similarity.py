@@ -10,6 +10,7 @@ from pydantic import Field
 from unimem.memory.blocks import blocks, representatives
 from unimem.memory.option import Chosen, option
 from unimem.memory.reading.base import Reading, Selection, View
+from unimem.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,14 @@ class BlockSimilarity(Reading):
 
     def remarks(self, chosen: Chosen) -> Iterable[str]:
         """Say that a choice for the whole segment looks ahead, and what gaps are filled."""
+        wanted = self.topk_blocks * self.block_size
+        held = chosen.management.most(wanted)
+        if held < wanted:
+            yield (
+                f"memory.topk_blocks={self.topk_blocks} of memory.block_size={self.block_size} are "
+                f"{counted(wanted, 'slot')}, more than memory ever holds "
+                f"({counted(held, 'slot')}): every block is read"
+            )
         if self.retrieval == "segment":
             yield (
                 "memory.retrieval=segment: which blocks a token reads depends on later tokens of "

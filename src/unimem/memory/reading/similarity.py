@@ -9,6 +9,7 @@ from pydantic import Field
 
 from unimem.memory.option import Chosen, option
 from unimem.memory.reading.base import Reading, Search, Selection, View
+from unimem.words import counted
 
 
 @final
@@ -39,6 +40,15 @@ class Similarity(Reading):
             yield (
                 f"memory.threshold={self.threshold} is of cosines, but memory.metric="
                 f"{self.metric}; set memory.metric=cosine, or leave the threshold out"
+            )
+
+    def remarks(self, chosen: Chosen) -> Iterable[str]:
+        """Say that a choice of more slots than there are is no choice."""
+        held = chosen.management.most(self.topk)
+        if held < self.topk:
+            yield (
+                f"memory.topk={self.topk} is more than memory ever holds "
+                f"({counted(held, 'slot')}): every slot is read, as with memory.reading=all"
             )
 
     @property
