@@ -1,4 +1,4 @@
-"""A W&B server on loopback that answers until a run has begun, and then not any more."""
+"""A W&B server on loopback that falls silent."""
 
 import json
 import threading
@@ -35,9 +35,11 @@ def answer(query: str) -> dict[str, Any]:
 
 
 @contextmanager
-def silent_once_begun() -> Iterator[str]:
+def silent_server(*, from_the_start: bool = False) -> Iterator[str]:
     """Serve, and give the address; whoever asks after a run has begun waits for ever."""
     begun, over = threading.Event(), threading.Event()
+    if from_the_start:
+        begun.set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

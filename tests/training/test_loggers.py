@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from training.conftest import metrics
 from wandb_file import no_account, records
-from wandb_server import silent_once_begun
+from wandb_server import silent_server
 
 from unimem.config import ConfigError, compose
 from unimem.results.records import read_result
@@ -278,7 +278,7 @@ def test_unreachable_server_is_a_warning_and_the_run_is_written_offline(runs, st
 @pytest.mark.slow
 def test_server_that_falls_silent_costs_no_more_than_its_deadline(runs, start):
     more = ("name=a", "logger=wandb", "logger.finish_timeout=3")
-    with silent_once_begun() as address:
+    with silent_server() as address:
         process = start(*more, **online(address))
         deadline = time.monotonic() + 120
         while not (runs.output / "runs" / "a" / "result.json").exists():
@@ -294,7 +294,7 @@ def test_server_that_falls_silent_costs_no_more_than_its_deadline(runs, start):
 @pytest.mark.slow
 def test_signal_ends_a_run_whose_server_is_silent(runs, start):
     more = ("name=a", "logger=wandb", "logger.finish_timeout=3", "trainer.max_steps=100000")
-    with silent_once_begun() as address:
+    with silent_server() as address:
         process = start(*more, "trainer.checkpoint_every=100000", **online(address))
         path = runs.output / "runs" / "a" / "metrics.jsonl"
         deadline = time.monotonic() + 120
@@ -304,6 +304,20 @@ def test_signal_ends_a_run_whose_server_is_silent(runs, start):
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
     assert process.returncode == 143 and "resume=true name=a continues the run" in out
+
+
+@pytest.mark.slow
+def test_signal_ends_a_run_that_waits_for_the_server(runs, start):
+    more = ("name=a", "logger=wandb", "logger.init_timeout=300")
+    with silent_server(from_the_start=True) as address:
+        process = start(*more, **online(address))
+        deadline = time.monotonic() + 120
+        while not list(runs.output.glob("runs/a/wandb/run-*")):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in log
 
 
 @pytest.mark.slow

@@ -105,6 +105,18 @@ def test_the_best_weights_are_saved_and_evaluated(runs):
     assert [p.name for p in (run / "checkpoints").glob("best-*.ckpt")] == [kept.name]
 
 
+def test_best_weights_that_are_gone_are_told_and_the_last_ones_taken(runs, tmp_path):
+    run = runs.start("name=a", *CHOOSING, *WORSE)
+    runs.output = tmp_path / "copy"
+    runs.copy_at(run, 8)
+    for path in (runs.output / "runs" / "a" / "checkpoints").glob("best-*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"best-.*trainer.keep_best=false evaluates the last"):
+        runs.start("name=a", "resume=true", *CHOOSING, *WORSE)
+    again = runs.start("name=a", "resume=true", *CHOOSING, *WORSE, "trainer.keep_best=false")
+    assert read_result(again)["weights"] == {"which": "last", "step": 8}
+
+
 def test_training_stops_when_patience_is_over_and_says_why(runs, tmp_path):
     more = (*EVERY, "trainer.patience=1", "trainer.min_improvement=5.0", "trainer.validate_every=2")
     run = runs.start("name=a", *more)

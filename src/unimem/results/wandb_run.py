@@ -5,6 +5,7 @@ import netrc
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -129,7 +130,10 @@ class WandbRun:
                 reason = " ".join(str(error).split())[:200]
                 logger.warning("W&B does not start %s: %s", attempt, reason)
                 # Else its service would hold on to the run's id.
-                wandb.teardown()
+                _teardown()
+            except BaseException:  # a signal
+                _kill_service()
+                raise
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
         """Send values."""
@@ -167,7 +171,29 @@ class WandbRun:
         except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
             logger.warning("W&B does not end: %s", " ".join(str(error).split())[:200])
             return command
+        except BaseException:  # a signal
+            _kill_service()
+            raise
         return command if self._mode == "offline" else None
+
+
+def _teardown() -> None:
+    with suppress(SystemExit):  # of a service that did not end well
+        wandb.teardown()
+
+
+def _kill_service() -> None:
+    """End W&B's own process at once: Python would wait for it at exit, and it for the server.
+
+    What it has written stays for `wandb sync`. W&B has no public way to do this.
+    """
+    connection = getattr(wandb.setup(), "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is None:
+        return
+    process.kill()
+    with suppress(Exception):  # the connection is lost, of course
+        _teardown()
 
 
 def chosen_mode(connection: Connection) -> Mode:

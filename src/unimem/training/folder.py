@@ -38,6 +38,7 @@ MAY_DIFFER = (
     "model.parameters",
     "evaluation.",
     "trainer.checkpoint_every",
+    "trainer.keep_best",
     "trainer.keep_checkpoints",
     "trainer.log_every",
     "trainer.threads",

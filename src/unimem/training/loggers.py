@@ -120,7 +120,7 @@ def wandb_config(config: Config, resolved: dict[str, Any]) -> dict[str, Any]:
     An option of memory is its name, its budgets lie beside it: recorded settings hold a budget
     twice, under its option and by itself.
     """
-    flat = config.memory.flat()
+    flat = config.memory.flat(config.num_layers())
     memory = {key.removeprefix("memory."): value for key, value in flat.items()}
     return resolved | {"memory": memory | {"device": config.memory.device}}
 

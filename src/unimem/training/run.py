@@ -362,7 +362,13 @@ class _Run:
         if validation is None or not self.config.trainer.keep_best or validation.best_step is None:
             return {"which": "last", "step": steps}
         step = validation.best_step
-        saved = AtomicCheckpointIO().load_checkpoint(best_checkpoint(self.path / CHECKPOINTS, step))
+        path = best_checkpoint(self.path / CHECKPOINTS, step)
+        try:
+            saved = AtomicCheckpointIO().load_checkpoint(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; resume=true trainer.keep_best=false evaluates the last weights instead"
+            ) from None
         state = {k.removeprefix("model."): v for k, v in saved["state_dict"].items()}
         cast(torch.nn.Module, self.model).load_state_dict(state)
         self.announce(f"{'weights':<18} the best, after step {step} of {steps}")
