@@ -207,10 +207,12 @@ def evaluate(
 
     from unimem.data.build import build_corpus
     from unimem.evaluation.run import evaluate_all
+    from unimem.evaluation.sample import Sample
     from unimem.model.attach import attach, load_memory
     from unimem.model.load import load_pretrained
     from unimem.training.devices import device_type
     from unimem.training.environment import git_commit, machine, versions
+    from unimem.training.fits import require_fit
     from unimem.training.loggers import mirror_evaluation
     from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of
 
@@ -241,6 +243,16 @@ def evaluate(
     load_memory(model, weights)
     device = torch.device(device_type(config.trainer))
     num_layers = model.config.num_hidden_layers
+    asked = config.evaluation
+    held_out = Sample(corpus.validation, asked.documents, asked.max_tokens)
+    require_fit(
+        config,
+        model,
+        trained=[],
+        held_out=[held_out.length(i) for i in range(len(held_out))],
+        device=device,
+        dtype=model.dtype,
+    )
     with new_folder(run_folder, output) as folder:
         evaluation = evaluate_all(
             cast(PreTrainedModel, cast(torch.nn.Module, model).to(device)),

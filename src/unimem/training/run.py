@@ -44,6 +44,7 @@ from unimem.training.devices import (
     num_devices,
 )
 from unimem.training.environment import git_commit, machine, peak_memory_bytes, versions
+from unimem.training.fits import require_fit
 from unimem.training.folder import (
     CHECKPOINTS,
     METRICS,
@@ -136,6 +137,17 @@ class _Run:
         dtype = torch.bfloat16 if mixed else self.weights_dtype
         longest = max(_longest(self.corpus.train), _longest(self.corpus.validation))
         self.state_bytes = state_bytes_per_row(self.model, longest, dtype)
+        asked = config.evaluation
+        held_out = Sample(self.corpus.validation, asked.documents, asked.max_tokens)
+        require_fit(
+            self.config,
+            self.model,
+            trained=_lengths(self.corpus.train) if self.config.trainer.steps else [],
+            held_out=_lengths(held_out),
+            device=self.device,
+            dtype=dtype,
+            processes=num_devices(settings),
+        )
 
     def to_the_end(self) -> None:
         """Train, evaluate, record."""
@@ -405,7 +417,11 @@ def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
 
 
 def _longest(documents: Documents) -> int:
-    return max(documents.length(i) for i in range(len(documents)))
+    return max(_lengths(documents))
+
+
+def _lengths(documents: Documents) -> list[int]:
+    return [documents.length(i) for i in range(len(documents))]
 
 
 def _silent(line: str) -> None:
