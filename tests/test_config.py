@@ -350,3 +350,15 @@ def test_the_learning_rate_is_the_models_own_unless_it_is_set(model):
     expected = 2e-3 if config.model.kind == "scratch" else 5e-5
     assert config.trainer.learning_rate == expected
     assert compose(*given, "trainer.learning_rate=1e-4").trainer.learning_rate == 1e-4
+
+
+def test_gradient_that_cannot_reach_as_far_as_declared_is_told(caplog):
+    compose("memory.bptt_segments=3", "trainer.segments_per_step=2")
+    assert (
+        "trainer.segments_per_step=2: a step reads 2 segments, so gradient reaches 1 back at most, "
+        "not memory.bptt_segments=3; leave it out, or set it to 4"
+    ) in caplog.text
+    caplog.clear()
+    compose("memory.bptt_segments=3", "trainer.segments_per_step=4")
+    compose("memory.bptt_segments=3")
+    assert "segments_per_step" not in caplog.text

@@ -38,6 +38,7 @@ from unimem.settings import (
     known_layers,
     parts,
 )
+from unimem.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -455,8 +456,16 @@ def check(values: dict[str, Any]) -> Config:
         raise ConfigError(refusal)
     for remark in plan.remarks:
         logger.warning(remark)
+    remembers = bool(plan.layers or plan.soft)
+    per_step, reach = config.segments_per_step(), plan.bptt_segments
+    if remembers and config.trainer.max_steps != 0 and per_step <= reach:
+        logger.warning(
+            f"trainer.segments_per_step={per_step}: a step reads {counted(per_step, 'segment')}, "
+            f"so gradient reaches {per_step - 1} back at most, not memory.bptt_segments={reach}; "
+            f"leave it out, or set it to {reach + 1}"
+        )
     length = getattr(config.data, "length", None)
-    if length is not None and (plan.layers or plan.soft):
+    if length is not None and remembers:
         line = unread_by_length(config, length)
         if line is not None:
             logger.warning(line)

@@ -11,6 +11,7 @@ from models import make_memory, make_model
 from unimem.config import compose
 from unimem.model.attach import attach
 from unimem.training.fits import memory_of, need, require_fit
+from unimem.training.run import _beyond_documents
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 WHOLE = {"device": CPU, "dtype": torch.float32, "there": 10**9}
@@ -129,3 +130,26 @@ def test_a_step_takes_at_least_what_is_said(length, memory):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert 0.05 < float(done.stdout.split()[-1]) < 1
+
+
+class Sized:
+    """Documents of which only the lengths are looked at."""
+
+    def __init__(self, *lengths):
+        self.lengths = lengths
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def length(self, i):
+        return self.lengths[i]
+
+
+def test_gradient_that_reaches_beyond_every_document_is_told():
+    config = compose("memory.bptt_segments=1000", "memory.segment_length=64")
+    line = _beyond_documents(config, Sized(512, 100))
+    assert line is not None and "has 8 segments, so gradient reaches 7 back at most" in line
+    assert "reads 1,001 segments of each row" in line and "set memory.bptt_segments=7" in line
+    assert _beyond_documents(config, Sized(64)) is None
+    fitting = compose("memory.bptt_segments=7", "memory.segment_length=64")
+    assert _beyond_documents(fitting, Sized(512, 100)) is None

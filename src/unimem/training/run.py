@@ -69,6 +69,7 @@ from unimem.training.signature import signature
 from unimem.training.start import start_memory
 from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
+from unimem.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,8 @@ class _Run:
         )
         attach(self.model, config.memory, config.attention.backend)
         for line in _unread(self.config, self.corpus, attached(self.model).plan):
+            logger.warning(line)
+        if line := _beyond_documents(self.config, self.corpus.train):
             logger.warning(line)
         start_memory(self.model, config.model, trains=config.trainer.max_steps != 0)
         self.device = torch.device(device_type(settings))
@@ -414,6 +417,20 @@ def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
         for what, texts in splits
     )
     return [line for line in found if line is not None]
+
+
+def _beyond_documents(config: Config, documents: Documents) -> str | None:
+    """Say that gradient is to reach further back than any document does; None if it is not."""
+    reach, length = config.memory.bptt_segments, config.memory.segment_length
+    most = -(-_longest(documents) // length)
+    if not config.trainer.steps or reach < most or most == 1:  # one segment is told elsewhere
+        return None
+    return (
+        f"memory.bptt_segments={reach}: the longest document to train on has "
+        f"{counted(most, 'segment')}, so gradient reaches {most - 1} back at most; a step still "
+        f"reads {counted(config.segments_per_step(), 'segment')} of each row, of one document "
+        f"after another: set memory.bptt_segments={most - 1}"
+    )
 
 
 def _longest(documents: Documents) -> int:
