@@ -104,3 +104,8 @@ def test_overrides_that_add_or_force_are_named_like_others(output, tmp_path):
     record["cells"][0]["overrides"] = ["++preset.size=4"]
     path.write_text(json.dumps(record))
     assert read_study(copied, "small").cells[0].overrides == {"preset.size": "4"}
+
+
+def test_trials_that_were_drawn_are_named_by_all_that_varied():
+    drawn = ("layers=[0,1] k=4", "layers=[2] k=4", "layers=[3] k=8")
+    assert labels(*drawn) == [*drawn]

@@ -289,6 +289,17 @@ def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, file):
     assert "| 2 of 3 |" in text and f"{file} is damaged" in text
 
 
+def test_other_numbers_of_training_tokens_are_in_the_first_table(tmp_path):
+    cells = Made(overrides="method=vanilla"), Made(overrides="m=1", more={"tokens_seen": 2000})
+    make_study(tmp_path, *cells)
+    report = write(tmp_path, "made")
+    table = report.losses[0]
+    column = list(table.head).index("tokens of training")
+    assert [row[column] for row in table.rows] == ["1,000", "2,000"]
+    text = report.page.with_suffix(".md").read_text()
+    assert "different numbers of tokens, 1,000 to 2,000" in text
+
+
 def test_few_documents_and_one_seed_are_told(tmp_path):
     make_study(tmp_path, *(Made(overrides=f"method={m}", seeds=(0,)) for m in ("vanilla", "rmt")))
     text = write(tmp_path, "made").page.with_suffix(".md").read_text()

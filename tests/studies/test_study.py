@@ -173,3 +173,27 @@ def test_nothing_of_this_needs_torch():
         f"expand({[*TINY, 'seed=0']!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PLAIN = ("model=tiny", "data=markov", "memory.segment_length=64", "trainer.max_steps=2")
+
+
+def test_methods_of_a_sweep_are_trained_on_as_many_tokens(caplog):
+    methods = "method=vanilla,rmt"
+    own = [compose(*PLAIN, f"method={m}").segments_per_step() for m in ("vanilla", "rmt")]
+    assert own == [1, 2]
+    with caplog.at_level(logging.INFO):
+        cells = expand([*PLAIN, methods]).cells
+    assert [cell.config.segments_per_step() for cell in cells] == [2, 2]
+    assert "trainer.segments_per_step=2 in every cell, so that all are trained on" in caplog.text
+    assert "different numbers of tokens" not in caplog.text
+    alone = expand([*PLAIN, "method=rmt"]).cells[0]
+    assert alone.config.segments_per_step() == 2
+
+
+@pytest.mark.parametrize(("given", "segments"), [("null", [1, 2]), ("3", [3, 3])])
+def test_a_number_of_segments_that_is_given_stays(caplog, given, segments):
+    with caplog.at_level(logging.INFO):
+        study = expand([*PLAIN, "method=vanilla,rmt", f"trainer.segments_per_step={given}"])
+    assert [cell.config.segments_per_step() for cell in study.cells] == segments
+    assert ("different numbers of tokens: up to" in caplog.text) == (given == "null")

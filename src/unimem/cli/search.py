@@ -121,8 +121,10 @@ def _tell_next(console: Console, search: "Search", missing: int) -> None:
 
 
 def _list(console: Console, search: "Search") -> int:
+    from unimem.studies.space import in_words
+
     for name, distribution in search.space.parameters.items():
-        tell(console, f"{name}: {distribution}")
+        tell(console, f"{name}: {in_words(distribution)}")
     tell(console, f"for example: {search.example.label}  {search.example.folder}")
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimem.results.blocks import Measured
+from unimem.results.collect import STUDY
 from unimem.results.study import StudyRecord, read_study
 from unimem.results.study_report import Report, copy_report, left_out, write_study_report
 from unimem.results.study_tables import GAP_CLOSED
@@ -26,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Write the report, mirror it, and say where it is. Raises ValueError if there is none."""
-    output = Path(given.output)
-    study = read_study(output, given.study)
-    report = write_study_report(study, output / given.study)
+    output, name = _place(given.study, given.output)
+    study = read_study(output, name)
+    report = write_study_report(study, output / name)
     for line in left_out(report.study):
         print(line, file=sys.stderr)
     print("\n".join(summary(report)))
@@ -41,6 +42,17 @@ def run(given: argparse.Namespace) -> None:
 
         if command := publish(report, settings):
             print(f"W&B: to send it: {command}")
+
+
+def _place(study: str, output: str) -> tuple[Path, str]:
+    """Give the output folder and the name of a study that is told by its name or as a path."""
+    path = Path(study)
+    if path.name == STUDY:
+        path = path.parent
+    if not (Path(output) / study / STUDY).is_file() and (path / STUDY).is_file():
+        path = path.resolve()
+        return path.parent, path.name
+    return Path(output), study
 
 
 def summary(report: Report) -> list[str]:
@@ -88,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         "of a study.",
         epilog="Example: unimem-report injection_layer",
     )
-    parser.add_argument("study", metavar="STUDY", help="its name, as in outputs/STUDY/study.json")
+    parser.add_argument(
+        "study", metavar="STUDY", help="its name, as in outputs/STUDY/study.json, or that folder"
+    )
     parser.add_argument("--output", default="outputs", metavar="FOLDER", help="default: outputs")
     parser.add_argument(
         "--copy-to",

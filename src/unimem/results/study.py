@@ -176,10 +176,14 @@ def _cell(output: Path, entry: Mapping[str, Any]) -> CellRecord:
 def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Sequence[str]:
     """Give the fewest settings whose values tell all groups apart.
 
-    If there are such, each group is told by something that it has, none by what it lacks.
+    Those that every group has, and that vary within a method, are always among them: of trials
+    that were drawn a few settings may tell each apart, and leave out what else it was given. If
+    there are such, each group is told by something that it has, none by what it lacks.
     """
     first = [key for key in varied if key == "method"]
-    others = varied[len(first) :]
+    whole = [key for key in varied[len(first) :] if _varies_within_methods(key, given)]
+    first += whole if len(whole) <= MOST_TOLD else []
+    others = [key for key in varied if key not in first]
     apart: Sequence[str] | None = None
     for count in range(min(len(others), MOST_TOLD) + 1):
         for chosen in itertools.combinations(others, count):
@@ -190,6 +194,13 @@ def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Seque
             if apart is None and len({frozenset(own) for own in told}) == len(told):
                 apart = keys
     return varied if apart is None else apart
+
+
+def _varies_within_methods(key: str, given: Sequence[Mapping[str, str]]) -> bool:
+    """Say whether all groups have this setting, and two of one method have other values."""
+    pairs = {(own.get("method"), own.get(key)) for own in given}
+    methods = {method for method, _ in pairs}
+    return all(key in own for own in given) and len(pairs) > len(methods)
 
 
 def _goes_without_saying(key: str, value: str, told: Sequence[Mapping[str, str]]) -> bool:

@@ -42,18 +42,29 @@ def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]
 def _levels(panel: Panel, name: str) -> Iterator[Block]:
     bits = [r.recorded("evaluation", "scores", "own", "bits_per_byte") for r in panel.readings]
     gaps = [r.gap_closed() for r in panel.readings]
+    tokens = [r.recorded("tokens_seen") for r in panel.readings]
+    known = [count for count in tokens if count]
+    # Documents end where they end, so that the same steps hold a few tokens more or less.
+    unequal = bool(known) and max(known) > 1.02 * min(known)
     rows: list[list[str | Measured]] = []
     for i, (r, level, gap) in enumerate(zip(panel.readings, panel.levels, gaps, strict=True)):
         mark = " ≈" if i in panel.ties and len(panel.ties) > 1 else ""
         row = [f"{r.group.label}{mark}", _measured(level, ".4f"), _perplexity(level, ".3f")]
         row += [short(bits[i])] if any(bits) else []
         row += [] if gap is None else [_measured(gap, ".1%")]
+        row += [f"{tokens[i] or 0:,.0f}"] if unequal else []
         rows.append([*row, f"{len(r.seeds)} of {len(r.group.cells)}", _each_seed(r)])
     head = ["setting", "nats per token", "perplexity", *(["bits per byte"] if any(bits) else [])]
     head += [GAP_CLOSED] if gaps[0] is not None else []
     best = frozenset({panel.best}) if len(panel.ties) == 1 < len(panel.readings) else frozenset()
+    head += ["tokens of training"] if unequal else []
     head += ["seeds", "perplexity of each seed"]
     yield Table(name=name, head=head, rows=rows, marked=best)
+    if unequal:
+        yield Paragraph(
+            f"Settings were trained on different numbers of tokens, {min(known):,.0f} to "
+            f"{max(known):,.0f}: a part of a difference may come of that."
+        )
     gap = panel.readings[0].gap()
     if gap is not None and gaps[0] is None:
         yield Paragraph(

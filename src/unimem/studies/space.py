@@ -111,6 +111,20 @@ class Space:
         return [dimension.override(drawn) for dimension in self.dimensions]
 
 
+def in_words(distribution: BaseDistribution) -> str:
+    """Say what a parameter is drawn from."""
+    if isinstance(distribution, CategoricalDistribution):
+        if set(distribution.choices) == {False, True}:
+            return "yes or no"
+        return f"one of {', '.join(map(str, distribution.choices))}"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    kind = "a whole number" if isinstance(distribution, IntDistribution) else "a number"
+    step = distribution.step
+    every = f", every {step}" if step not in (None, 1) else ""
+    scale = ", on a logarithmic scale" if distribution.log else ""
+    return f"{kind} from {distribution.low} to {distribution.high}{every}{scale}"
+
+
 def read_space(arguments: Sequence[str]) -> Space:
     """Part the arguments of a search; of two of one name the later one counts.
 

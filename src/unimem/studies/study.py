@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hydra.core.override_parser.types import Override
 
-from unimem.config import ConfigError, parse_overrides, repeated
+from unimem.config import Config, ConfigError, parse_overrides, repeated
 from unimem.overrides import literal
 from unimem.studies.bases import REACH_BASE, Bases, under
 from unimem.studies.cells import (
@@ -32,6 +32,7 @@ Overrides = dict[str, Override]
 Mode = Literal["train", "evaluate"]
 
 MODE = "study.mode"
+SEGMENTS = "trainer.segments_per_step"
 REFUSED = {
     "name": "cells are named by their settings",
     "resume": "cells are continued by themselves",
@@ -202,9 +203,53 @@ def _other_cells(
     return expand([f"sweeps={literal(base.sweeps)}", *first, *reach, *place]).cells
 
 
+def _with_equal_tokens(starts: Sequence[Start], drafts: Sequence[Draft]) -> list[Draft]:
+    """Let every cell read as many segments in a step as the method that needs most.
+
+    Methods whose gradient reaches further back would else be trained on more tokens in as many
+    steps. A cell whose `trainer.segments_per_step` is set, be it to null, keeps it.
+    """
+    free = [
+        i
+        for i, draft in enumerate(drafts)
+        if draft.config.trainer.segments_per_step is None
+        and draft.config.trainer.max_steps != 0
+        and SEGMENTS not in starts[i].own
+    ]
+    needed = {drafts[i].config.segments_per_step() for i in free}
+    found = list(drafts)
+    if len(needed) > 1:
+        line = f"{SEGMENTS}={max(needed)}"
+        logger.info(
+            "%s in every cell, so that all are trained on as many tokens: alone they take %d to "
+            "%d; set it to take another number, or to null for each method's own",
+            line, min(needed), max(needed),
+        )  # fmt: skip
+        for i in free:
+            overrides = [*starts[i].own.values(), line]
+            found[i] = make_draft(drafts[i].label, overrides, drafts[i].base)
+    tokens = {_tokens(draft.config) for draft in found} - {0}
+    if len(tokens) > 1:
+        logger.info(
+            "cells are trained on different numbers of tokens: up to %s to %s",
+            f"{min(tokens):,}", f"{max(tokens):,}",
+        )  # fmt: skip
+    return found
+
+
+def _tokens(config: Config) -> int:
+    """Give the tokens that training reads at most on one device; 0 if its steps are an epoch's."""
+    trainer = config.trainer
+    rows = trainer.batch_size * trainer.accumulate
+    segments = rows * config.segments_per_step() * (trainer.max_steps or 0)
+    return segments * config.memory.segment_length
+
+
 def _cells(starts: Sequence[Start], mode: Mode, options: SweepOptions) -> tuple[Cell, ...]:
     names = [start.label for start in starts]
     drafts = make_all(names, lambda i: starts[i].draft(mode))
+    if mode == "train":
+        drafts = _with_equal_tokens(starts, drafts)
     signed = make_all(names, lambda i: drafts[i].sign(options))
     cells: dict[str, Cell] = {}
     for cell in signed:
