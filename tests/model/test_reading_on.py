@@ -254,6 +254,17 @@ def test_losses_are_the_same_however_few_logits_at_a_time(monkeypatch):
     assert nll_of(whole.head, whole.hidden[:, :0], ids[:, :0], VOCAB).shape == (2, 0)
 
 
+def test_no_more_logits_are_made_than_are_asked_for(monkeypatch):
+    monkeypatch.setattr("unimem.model.recurrence.LOGITS_AT_ONCE", 5 * VOCAB)
+    for method in ("transformer_xl", "em_llm"):  # the latter wants each token's loss by itself
+        model, sizes = build(method), []
+        model.lm_head.register_forward_hook(lambda _, args, out, to=sizes: to.append(out.numel()))
+        out = read(model, tokens(1, 50))
+        assert max(sizes) <= 5 * VOCAB and sum(sizes) >= 50 * VOCAB
+        sizes.clear()
+        assert out.last_logits.shape == (1, VOCAB) and sizes == [VOCAB]
+
+
 def test_a_mask_says_the_lengths():
     model, ids = build("transformer_xl"), tokens(2, 20)
     mask = (torch.arange(20) < torch.tensor([[20], [13]])).long()
