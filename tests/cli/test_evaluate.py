@@ -175,6 +175,7 @@ def test_other_text_is_encoded_with_the_tokenizer_of_the_run(trained_on_text, tr
         (["run={run}", "data.lenth=3"], r"did you mean data.length or"),
         (["run={run}", "data=nope"], r"data=nope is not an option; choose from"),
         (["run={run}", "+data.x=3"], r"write name=value"),
+        (["run={run}", "documents=2", "evaluation.documents=3"], r"are one setting: give one"),
         (["run={run}", "data.tokenizer=bpe"], r"with its own tokenizer"),
         (["run={run}", "data=stdlib"], r"data=stdlib is text, but .*model holds no tokenizer"),
         (["run={run}", "data=text"], r"give data.path="),

@@ -150,6 +150,8 @@ def _recompose(
 ) -> tuple[Config, dict[str, Any]]:
     first = [f"evaluation.controls={str(settings.controls).lower()}"]
     if settings.documents is not None:
+        if "evaluation.documents" in parse(overrides):
+            raise ConfigError("documents and evaluation.documents are one setting: give one")
         first.append(f"evaluation.documents={settings.documents}")
     try:
         return recompose(recorded["config"], [*first, *overrides], settings.run)
@@ -238,6 +240,9 @@ def evaluate(
             "other ones to evaluate on, with data=..."
         )
     require_vocabulary(str(weights), corpus, data)
+    wanted, held_out = config.evaluation.documents, len(corpus.validation)
+    if wanted is not None and wanted > held_out:
+        logger.warning("evaluation.documents=%d: only %d are held out", wanted, held_out)
     model = load_pretrained(weights, str(weights), local_files_only=True)
     attach(model, config.memory, config.attention.backend)
     load_memory(model, weights)
