@@ -46,7 +46,7 @@ def test_only_cells_that_are_new_are_run_in_any_study(sweeps):
 
 @pytest.mark.slow
 def test_a_cell_that_fails_or_is_killed_leaves_the_others_running(sweeps):
-    arguments = ("trainer.max_steps=400", "trainer.learning_rate=1e-3,1e20,2e-3", "jobs=2")
+    arguments = ("trainer.max_steps=400", "trainer.learning_rate=1e-3,1e3,2e-3", "jobs=2")
     process = sweeps.start(*arguments, "trainer.warmup_steps=0")
     sweeps.wait_for_step(5, 1, process)
     (running,) = [cell for cell in sweeps.cells() if len(metrics(cell)) >= 5]

@@ -160,7 +160,7 @@ def test_corpus_that_changed_is_refused(runs):
 
 def test_loss_that_is_not_finite_stops_before_the_update(runs):
     with pytest.raises(NonFiniteLossError, match=r"at step \d, documents \[.*learning_rate"):
-        runs.start("name=a", "trainer.learning_rate=1e20", "trainer.warmup_steps=0")
+        runs.start("name=a", "trainer.learning_rate=1e3", "trainer.warmup_steps=0")
     run = runs.output / "runs" / "a"
     assert not (run / "result.json").exists()
     for path in (run / "checkpoints").glob("*.ckpt"):
