@@ -240,9 +240,6 @@ def evaluate(
             "other ones to evaluate on, with data=..."
         )
     require_vocabulary(str(weights), corpus, data)
-    wanted, held_out = config.evaluation.documents, len(corpus.validation)
-    if wanted is not None and wanted > held_out:
-        logger.warning("evaluation.documents=%d: only %d are held out", wanted, held_out)
     model = load_pretrained(weights, str(weights), local_files_only=True)
     attach(model, config.memory, config.attention.backend)
     load_memory(model, weights)
