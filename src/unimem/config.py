@@ -197,6 +197,9 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 ONE_OPTION = ("method", "model", "data", "trainer", "evaluation")
 """Groups of which one option is chosen."""
 
+NODES = ("memory", "preset", "attention")
+"""Nodes of settings that are no groups of options."""
+
 OF_HYDRA = ("searchpath", "run.dir", "job.name", "output_subdir", "help", "verbose")
 """What of `hydra.` can be set: the rest would run other code, or is never asked for."""
 
@@ -209,11 +212,15 @@ def _contradictions(given: Sequence[Override]) -> Iterator[str]:
         group = (config_root() / "conf" / key).is_dir()
         if key.startswith("hydra.") and not key.removeprefix("hydra.").startswith(OF_HYDRA):
             yield f"{override.input_line}: {key} cannot be set here"
-        elif not group or override.is_sweep_override():
+        elif key in ("", *NODES) and not (isinstance(value, dict) or override.is_delete()):
+            yield f"{override.input_line}: write {key or 'name'}.NAME=value for one of its settings"
+        elif not group or not key or override.is_sweep_override():
             continue
         elif isinstance(value, list) and key in ONE_OPTION:
             yield f"{override.input_line}: give one {key}, as in {key}={_first(value)}"
-        elif not (value is None or isinstance(value, str) or _are_words(value)):
+        elif value is None:
+            yield f"{override.input_line}: leave it out, or name an option, as in {key}=NAME"
+        elif not (isinstance(value, str) or _are_words(value)):
             yield f"{override.input_line}: an option is a name, as in {key}=NAME"
         elif key == "logger" and isinstance(value, list) and "none" in value and value[1:]:
             yield (
