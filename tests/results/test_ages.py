@@ -22,7 +22,7 @@ def setting(overrides, ages, nll=2.0):
     evaluation = {
         "protocol": "segments",
         "segment_length": 8,
-        "scores": {"own": {"bits_per_byte": None, "tokens_per_second": 1.0}},
+        "scores": {"own": {"nll": nll, "bits_per_byte": None, "tokens_per_second": 1.0}},
         "ages": ages,
     }
     return Made(overrides=overrides, nll=nll, more={"evaluation": evaluation})
@@ -54,7 +54,8 @@ def test_ages_of_other_segments_and_of_too_many_settings_are_named(tmp_path):
     many = [setting(f"injection_layer={i}", recorded(l0=[0.1, 0.2]), nll=i) for i in range(9)]
     other = setting("injection_layer=9", recorded(l0=[0.1]) | {"edges": [1, 5]}, nll=9)
     panel = make_panel(tmp_path, *many, other)
-    (picture,) = draw_ages(panel, range(10), {}, tmp_path / "ages.png")
+    colours = colours_of(panel.labels)
+    (picture,) = draw_ages(panel, range(10), colours, tmp_path / "ages.png")
     assert picture.path.read_bytes()[:4] == b"\x89PNG"
     assert "2 of 10 settings are left out here" in picture.caption
     assert "range" not in picture.caption

@@ -54,12 +54,12 @@ def test_a_row_for_each_setting_takes_its_room(tmp_path):
     rows = {f"setting {i}": point(0, i / 10) for i in range(10)}
     for name, count in (("a.png", 5), ("b.png", 10)):
         shown = dict(list(rows.items())[:count])
-        plot_rows(tmp_path / name, xlabel="x", rows=shown, reference="setting 0")
+        plot_rows(tmp_path / name, xlabel="x", rows=shown, colours={"setting 0": "red"})
     heights = [
         struct.unpack(">II", (tmp_path / name).read_bytes()[16:24])[1]
         for name in ("a.png", "b.png")
     ]
-    assert heights[1] - heights[0] == 5 * 45
+    assert heights[1] - heights[0] == 5 * 90
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from unimem.paths import config_root
 from unimem.results.checks import read_checks
 from unimem.results.comparison import panels
 from unimem.results.study import read_study
+from unimem.results.study_figures import colours_of_report
 from unimem.results.study_report import copy_report, left_out, without_paths, write_study_report
 from unimem.studies.file import read_study_file
 
 FIGURES = {
-    "by_injection_layer.png",
     "gain_by_injection_layer.png",
     "position.png",
     "ages.png",
@@ -44,7 +44,7 @@ def test_figures_are_in_the_page_and_beside_the_text(page):
     assert set(re.findall(r"\]\((\S+\.png)\)", text)) == FIGURES
     assert {file.name for file in page.parent.glob("*.png")} == FIGURES
     html = page.read_text()
-    assert html.count("data:image/png;base64,") == len(FIGURES)
+    assert html.count("data:image/svg+xml;base64,") == len(FIGURES)
     assert not re.search(r'(src|href)="(?!data:|#)', html)
 
 
@@ -205,7 +205,7 @@ def test_a_heat_map_names_what_has_no_place_on_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("layers", "figure"),
-    [(("[5]", "[4,5]", "[3,4,5]"), "by_memory.layers.png"), (("[5]", "[4]"), "settings.png")],
+    [(("[5]", "[4,5]", "[3,4,5]"), "gain_by_memory.layers.png"), (("[5]", "[4]"), "settings.png")],
 )
 def test_lists_of_different_lengths_are_drawn_by_length(tmp_path, layers, figure):
     cells = [Made(overrides=f"memory.layers={value}") for value in layers]
@@ -298,6 +298,22 @@ def test_other_numbers_of_training_tokens_are_in_the_first_table(tmp_path):
     assert [row[column] for row in table.rows] == ["1,000", "2,000"]
     text = report.page.with_suffix(".md").read_text()
     assert "different numbers of tokens, 1,000 to 2,000" in text
+
+
+def test_a_setting_has_one_colour_in_all_corpora_and_figures(tmp_path):
+    cells = [
+        Made(overrides=f"data={corpus} method=m{i}", corpus=corpus, nll=2.0 + 0.1 * abs(i - best))
+        for corpus, best in (("markov", 0), ("urn", 11))
+        for i in range(12)
+    ]
+    found = panels(make_study(tmp_path, *cells).groups())
+    colours = colours_of_report(found)
+    assert len(colours) == 8 == len(set(colours.values()))
+    assert [label for label in colours if label == "m0"] == ["m0"]
+    report = write(tmp_path, "made")
+    text = report.page.with_suffix(".md").read_text()
+    assert "On markov, m0 has the lowest loss" in text
+    assert "On urn, m11 has the lowest loss, -1.1000 [-1.1000, -1.1000] nats per token" in text
 
 
 def test_few_documents_and_one_seed_are_told(tmp_path):

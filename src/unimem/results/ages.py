@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unimem.results.blocks import Picture
-from unimem.results.canvas import MOST, Colours, colours_of, new_figure, save
+from unimem.results.canvas import Colours, new_figure, save
 from unimem.results.comparison import Panel
 from unimem.results.readings import Readings
 
@@ -58,7 +58,7 @@ def draw_ages(
 ) -> Iterator[Picture]:
     """Draw which ages the settings read, in the order of `shown`, as many as can be told apart.
 
-    `colours` are used if they do for all.
+    Those without a colour are left out.
     """
     found = {panel.labels[i]: a for i in shown if (a := ages_of(panel.readings[i])) is not None}
     if not found:
@@ -66,8 +66,10 @@ def draw_ages(
     first, *_ = found.values()
     # Buckets are doublings of the segment: of other segments they would be other ages.
     alike = {label: ages for label, ages in found.items() if ages.edges[1] == first.edges[1]}
-    curves = dict(list(alike.items())[:MOST])
-    plot_ages(path, curves, colours if colours.keys() >= curves.keys() else colours_of([*curves]))
+    curves = {label: ages for label, ages in alike.items() if label in colours}
+    if not curves:
+        return
+    plot_ages(path, curves, colours, title=panel.name)
     left = len(found) - len(curves)
     dropped = f" {left} of {len(found)} settings are left out here." if left else ""
     band = any(len(ages.share) > 1 for ages in curves.values())
@@ -80,7 +82,7 @@ def draw_ages(
     )
 
 
-def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours) -> None:
+def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: str = "") -> None:
     """Draw shares of attention by age, and below them what each slot gets."""
     figure, (top, bottom) = new_figure((6, 5.5), nrows=2, sharex=True, height_ratios=(3, 2))
     for label, ages in curves.items():
@@ -104,6 +106,7 @@ def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours) -> None:
     top.set_ylabel("share of attention (%)")
     bottom.set_ylabel("attention for each slot\n(1: all alike)")
     top.set_ylim(bottom=0)
+    top.set_title(title, fontsize=9)
     save(figure, path, top)
 
 

@@ -216,8 +216,10 @@ class Picture:
         return f"![{self.caption}]({self.path.name})\n\n{self.caption}"
 
     def html(self) -> str:
-        """Give it in HTML, with the picture in it."""
-        data = base64.b64encode(self.path.read_bytes()).decode()
+        """Give it in HTML, with the picture in it: the SVG file beside it if there is one."""
+        vector = self.path.with_suffix(".svg")
+        path, kind = (vector, "svg+xml") if vector.is_file() else (self.path, "png")
+        data = base64.b64encode(path.read_bytes()).decode()
         caption = html.escape(self.caption)
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+        image = f'<img src="data:image/{kind};base64,{data}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

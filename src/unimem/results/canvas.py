@@ -52,7 +52,9 @@ def save(figure: Any, path: Path, legend_of: Any = None) -> None:
             frameon=False,
             fontsize=9,
         )
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=300)
+    # Without a date, so that the same figure is the same file.
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def bucket_ticks(axes: Any, edges: Sequence[int]) -> None:

@@ -48,7 +48,9 @@ def claim_blocks(
     claim, published = (study.fields.get(key) for key in ("claim", "published"))
     if claim is None and published is None and not decisions:
         return
-    yield Heading("The published claim, and whether it held here")
+    said = claim is not None or published is not None
+    heading = "The published claim, and whether it held here" if said else "What was checked"
+    yield Heading(heading)
     if claim is not None:
         yield Paragraph(claim.strip()) if isinstance(claim, str) else _as_yaml(claim)
     if decisions:

@@ -7,7 +7,7 @@ from pathlib import Path
 from unimem.evaluation.statistics import Estimate
 from unimem.results.ages import draw_ages
 from unimem.results.blocks import Picture
-from unimem.results.canvas import LOSS, MOST, Colours, colours_of
+from unimem.results.canvas import MOST, Colours, colours_of
 from unimem.results.collect import read_metrics
 from unimem.results.comparison import Panel, pareto_front
 from unimem.results.readings import CONTROLS
@@ -32,7 +32,18 @@ BOUNDS = {
 }
 
 
-def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
+def colours_of_report(panels: Sequence[Panel]) -> Colours:
+    """Give the settings of a report their colours, the same in all its figures.
+
+    Where there are more settings than colours, the reference and the lowest losses of each corpus
+    have one, and all others are grey.
+    """
+    every = dict.fromkeys(label for panel in panels for label in panel.labels)
+    shown = dict.fromkeys(panel.labels[i] for panel in panels for i in _shown(panel))
+    return colours_of([*(every if len(every) <= MOST else shown)])
+
+
+def draw_settings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> Iterator[Picture]:
     """Draw the loss over what varies: over one number, over two, or a row for each setting.
 
     To `folder`; file names begin with `prefix`.
@@ -42,21 +53,18 @@ def draw_settings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
         return
     if len(axes) == 1:
         yield _gain_against(panel, axes[0], folder / f"{prefix}gain_by_{axes[0]}.png")
-        yield _loss_against(panel, axes[0], folder / f"{prefix}by_{axes[0]}.png")
     elif len(axes) == 2 and (grid := _grid(panel, (axes[0], axes[1]))):
         yield _heat_map(panel, (axes[0], axes[1]), grid, folder / f"{prefix}heat_map.png")
     elif len(panel.readings) > 1:
-        yield _rows(panel, folder / f"{prefix}settings.png")
+        yield _rows(panel, folder / f"{prefix}settings.png", colours)
     if any(r.controls and r.gap_closed() for r in panel.readings):
         yield _shares(panel, folder / f"{prefix}gap.png")
 
 
-def draw_readings(panel: Panel, folder: Path, prefix: str) -> Iterator[Picture]:
+def draw_readings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> Iterator[Picture]:
     """Draw losses by position, ages of memory, costs and training, in the same way."""
     if not _finite(panel):
         return
-    few = len(panel.labels) <= MOST
-    colours = colours_of(panel.labels if few else [panel.labels[i] for i in _shown(panel)])
     yield _positions(panel, colours, folder / f"{prefix}position.png")
     yield from draw_ages(panel, _by_loss(panel), colours, folder / f"{prefix}ages.png")
     for name, cost, what in (
@@ -124,7 +132,7 @@ def _shares(panel: Panel, path: Path) -> Picture:
             if e is not None
             for mean, low, high in [[_at_least(edge, 100 * x) for x in (e.mean, e.low, e.high)]]
         }
-    plot_shares(path, xlabel="share of the gap closed (%)", rows=rows)
+    plot_shares(path, xlabel="share of the gap closed (%)", rows=rows, title=_about(panel))
     return Picture(
         path,
         "Share of the gap between the best losses possible without memory (0) and with all of the "
@@ -138,11 +146,13 @@ def _at_least(edge: float, x: float) -> float:
     return x if math.isnan(x) else max(edge, x)
 
 
-def _rows(panel: Panel, path: Path) -> Picture:
+def _rows(panel: Panel, path: Path, colours: Colours) -> Picture:
     shown = _by_loss(panel)[:ROWS]
     rows = {panel.labels[i]: _point(0.0, panel.relative(i)) for i in shown}
     reference = panel.labels[panel.reference]
-    plot_rows(path, xlabel=RELATIVE.format(reference), rows=rows, reference=reference)
+    plot_rows(
+        path, xlabel=RELATIVE.format(reference), rows=rows, colours=colours, title=_about(panel)
+    )
     left = len(panel.readings) - len(shown)
     dropped = f" The {left} settings with the highest loss are left out here." if left else ""
     said = f"Paired differences from {reference}, the lowest loss first: below 0 is better."
@@ -171,20 +181,19 @@ def _title(panel: Panel, axis: str) -> str:
     return f"{axis} (how many)" if lists else axis
 
 
-def _loss_against(panel: Panel, axis: str, path: Path) -> Picture:
-    lines, levels = _split(panel, axis, panel.levels)
-    plot_against(path, xlabel=_title(panel, axis), ylabel=LOSS, lines=lines, levels=levels)
-    dropped = _dropped(len(lines | levels))
-    said = "Intervals are over seeds and documents, and documents differ more than settings."
-    return Picture(path, f"The same as losses. {said}{dropped}")
-
-
 def _gain_against(panel: Panel, axis: str, path: Path) -> Picture:
     relative = [panel.relative(i) for i in range(len(panel.readings))]
     lines, levels = _split(panel, axis, relative)
     label = panel.labels[panel.reference]
     title = _title(panel, axis)
-    plot_against(path, xlabel=title, ylabel=RELATIVE.format(label), lines=lines, levels=levels)
+    plot_against(
+        path,
+        xlabel=title,
+        ylabel=RELATIVE.format(label),
+        lines=lines,
+        levels=levels,
+        title=_about(panel),
+    )
     dropped = _dropped(len(lines | levels))
     return Picture(path, f"Paired differences from {label} by {axis}: below 0 is better.{dropped}")
 
@@ -208,14 +217,24 @@ def _split(
 
 def _positions(panel: Panel, colours: Colours, path: Path) -> Picture:
     curves = {
-        panel.labels[i]: panel.by_position(panel.readings[i].own.mean(0)) for i in _shown(panel)
+        panel.labels[i]: panel.by_position(panel.readings[i].own.mean(0))
+        for i in _shown(panel)
+        if panel.labels[i] in colours
     }
     known = panel.readings[0].table.columns
     bounds = {
         label: panel.by_position(known[name]) for name, label in BOUNDS.items() if name in known
     }
-    plot_positions(path, edges=panel.edges(), curves=curves, bounds=bounds, colours=colours)
-    return Picture(path, f"Loss by position in the document.{_dropped(len(panel.readings))}")
+    plot_positions(
+        path,
+        edges=panel.edges(),
+        curves=curves,
+        bounds=bounds,
+        colours=colours,
+        title=_about(panel),
+    )
+    said = "Loss by position in the document, a mean of all tokens of each range on the axis."
+    return Picture(path, f"{said}{_dropped(len(panel.readings))}")
 
 
 def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path: Path) -> Picture:
@@ -232,6 +251,7 @@ def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path
         points=points,
         front=front,
         colours=colours,
+        title=_about(panel),
     )
     said = f"Loss, from that of {label}, against {what}. On the Pareto front: {'; '.join(front)}."
     return Picture(path, said)
@@ -241,11 +261,12 @@ def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
     curves = [
         (panel.labels[i], [(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None])
         for i in _shown(panel)
+        if panel.labels[i] in colours
         for cell in panel.readings[i].cells
         if (metrics := read_metrics(cell.folder))
     ]
     if curves:
-        plot_learning(path, curves=curves, colours=colours)
+        plot_learning(path, curves=curves, colours=colours, title=_about(panel))
         yield Picture(path, f"Training, a line for each seed.{_dropped(len(panel.readings))}")
 
 
@@ -263,6 +284,14 @@ def _by_loss(panel: Panel) -> list[int]:
 
 def _finite(panel: Panel) -> list[int]:
     return [i for i, level in enumerate(panel.levels) if math.isfinite(level.mean)]
+
+
+def _about(panel: Panel) -> str:
+    """Name the corpus and the model, for a figure that is seen without its page."""
+    sizes = [size for r in panel.readings if (size := r.recorded("parameters")) is not None]
+    low, high = (f"{x:,.0f}" for x in (min(sizes), max(sizes))) if sizes else ("", "")
+    model = f", {low if low == high else f'{low} to {high}'} parameters" if sizes else ""
+    return f"{panel.name}{model}"
 
 
 def _dropped(count: int) -> str:

@@ -11,7 +11,6 @@ from unimem.results.canvas import (
     LOSS,
     Colours,
     bucket_ticks,
-    colours_of,
     new_figure,
     save,
 )
@@ -34,6 +33,7 @@ def plot_against(
     ylabel: str,
     lines: Mapping[str, Sequence[Point]],
     levels: Mapping[str, Point],
+    title: str = "",
 ) -> None:
     """Draw losses against a number that varies; `levels` do not have it: horizontal lines."""
     figure, axes = new_figure()
@@ -54,14 +54,17 @@ def plot_against(
         axes.axhspan(level.low, level.high, color=colour, alpha=0.1, linewidth=0)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(textwrap.fill(ylabel, 40))
+    axes.set_title(title, fontsize=9)
     save(figure, path, axes)
 
 
-def plot_rows(path: Path, *, xlabel: str, rows: Mapping[str, Point], reference: str) -> None:
+def plot_rows(
+    path: Path, *, xlabel: str, rows: Mapping[str, Point], colours: Colours, title: str = ""
+) -> None:
     """Draw a row for each setting: its difference from the reference, which is the line at 0."""
     figure, axes = new_figure((6, 1.2 + 0.3 * len(rows)))
     for y, (label, point) in enumerate(rows.items()):
-        colour = GREY if label == reference else COLOURS[0]
+        colour = colours.get(label, GREY)
         axes.plot(point.mean, y, "o", color=colour, markersize=5)
         axes.hlines(y, point.low, point.high, color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -69,10 +72,13 @@ def plot_rows(path: Path, *, xlabel: str, rows: Mapping[str, Point], reference: 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(xlabel)
+    axes.set_title(title, fontsize=9)
     save(figure, path)
 
 
-def plot_shares(path: Path, *, xlabel: str, rows: Mapping[str, Mapping[str, Point]]) -> None:
+def plot_shares(
+    path: Path, *, xlabel: str, rows: Mapping[str, Mapping[str, Point]], title: str = ""
+) -> None:
     """Draw a row for each setting with a mark for each way in which it was read."""
     figure, axes = new_figure((6, 1.6 + 0.3 * len(rows)))
     ways = dict.fromkeys(way for marks in rows.values() for way in marks)
@@ -89,6 +95,7 @@ def plot_shares(path: Path, *, xlabel: str, rows: Mapping[str, Mapping[str, Poin
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(xlabel)
+    axes.set_title(title, fontsize=9)
     save(figure, path, axes)
 
 
@@ -132,6 +139,7 @@ def plot_positions(
     curves: Mapping[str, Sequence[float]],
     bounds: Mapping[str, Sequence[float]],
     colours: Colours,
+    title: str = "",
 ) -> None:
     """Draw the loss by position in the document, one value for each bucket, and the best ones."""
     figure, axes = new_figure()
@@ -143,6 +151,7 @@ def plot_positions(
     bucket_ticks(axes, edges)
     axes.set_xlabel("position in the document (tokens)")
     axes.set_ylabel(LOSS)
+    axes.set_title(title, fontsize=9)
     save(figure, path, axes)
 
 
@@ -154,18 +163,21 @@ def plot_cost(
     points: Mapping[str, Point],
     front: Sequence[str],
     colours: Colours,
+    title: str = "",
 ) -> None:
     """Draw losses against a cost; the Pareto `front` is joined by steps.
 
-    All points are named, or only the front if they are too many to have colours.
+    Points that have no colour of their own are grey, and named where they are on the front.
     """
     figure, axes = new_figure()
-    colours = colours if colours.keys() >= points.keys() else colours_of(front)
     for label, point in points.items():
         colour = colours.get(label, GREY)
         name = label if label in colours else None
         axes.plot(point.x, point.mean, "o", color=colour, label=name)
         axes.vlines(point.x, point.low, point.high, color=colour)
+        if name is None and label in front:
+            place = (point.x, point.mean)
+            axes.annotate(label, place, (4, 4), textcoords="offset points", fontsize=7)
     steps = [points[label] for label in front]
     axes.step(
         [point.x for point in steps],
@@ -179,6 +191,7 @@ def plot_cost(
     )
     axes.set_xlabel(xlabel)
     axes.set_ylabel(textwrap.fill(ylabel, 40))
+    axes.set_title(title, fontsize=9)
     save(figure, path, axes)
 
 
@@ -187,6 +200,7 @@ def plot_learning(
     *,
     curves: Iterable[tuple[str, Sequence[tuple[float, float]]]],
     colours: Colours,
+    title: str = "",
 ) -> None:
     """Draw the training loss against steps; curves of one label, its seeds, share a colour."""
     figure, axes = new_figure()
@@ -198,6 +212,7 @@ def plot_learning(
         axes.plot(xs, ys, color=colours[label], linewidth=1, alpha=0.8, label=name)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(f"training {LOSS}")
+    axes.set_title(title, fontsize=9)
     save(figure, path, axes)
 
 

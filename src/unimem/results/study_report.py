@@ -16,7 +16,7 @@ from unimem.results.comparison import SEEDS, Panel, panels
 from unimem.results.page import as_html, as_markdown
 from unimem.results.records import write_bytes_atomic, write_json_atomic
 from unimem.results.study import CellRecord, StudyRecord
-from unimem.results.study_figures import draw_readings, draw_settings
+from unimem.results.study_figures import colours_of_report, draw_readings, draw_settings
 from unimem.results.study_tables import LOSSES, panel_tables, study_tables
 from unimem.words import counted
 
@@ -138,8 +138,10 @@ def _write(report: Report, folder: Path, cleaned: Callable[[str], str]) -> None:
 def _blocks(
     study: StudyRecord, found: Sequence[Panel], decisions: Sequence[Decision], folder: Path
 ) -> list[Block]:
-    top: list[Block] = [Heading(f"Study {study.name}", 1), *claim_blocks(study, found, decisions)]
+    top: list[Block] = [Heading(f"Study {study.name}", 1), *map(_headline, found)]
+    top += claim_blocks(study, found, decisions)
     rest: list[Block] = [*_unfinished(study), Heading("How to read the tables"), Paragraph(METHOD)]
+    colours = colours_of_report(found)
     for panel in found:
         prefix = f"{_slug(panel.name)}_" if len(found) > 1 else ""
         level = panel.levels[0]
@@ -147,14 +149,30 @@ def _blocks(
         few = few_documents(level.documents)
         read += f" {few}" if few else ""
         rest += [Heading(f"Results on {panel.name}"), Paragraph(f"{panel.corpus}. {read}")]
-        rest += [*draw_settings(panel, folder, prefix), *panel_tables(panel, prefix)]
-        rest += draw_readings(panel, folder, prefix)
+        rest += [*draw_settings(panel, folder, prefix, colours), *panel_tables(panel, prefix)]
+        rest += draw_readings(panel, folder, prefix, colours)
     rest += study_tables(study, found)
     headings = [block for block in rest if isinstance(block, Heading) and block.level == 2]
     finished = len(study.cells) - len(study.unfinished)
     done = f"{finished} of {counted(len(study.cells), 'cell')} finished."
     top += [Heading("Command"), Code(study.command), Paragraph(done), Contents(headings)]
     return [*top, *rest]
+
+
+def _headline(panel: Panel) -> Paragraph:
+    """Say in a sentence which setting has the lowest loss, and by how much."""
+    best, reference = panel.best, panel.labels[panel.reference]
+    told = f"On {panel.name}, {panel.labels[best]} has the lowest loss"
+    if best in panel.against_reference:
+        paired = panel.against_reference[best]
+        e = paired.estimate
+        told += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token from {reference}"
+        told += "" if paired.claimed else " (not claimed)"
+    if len(panel.ties) > 1:
+        told += f"; it cannot be told from {counted(len(panel.ties) - 1, 'other setting')}"
+    gap = panel.readings[best].gap_closed()
+    told += "" if gap is None else f"; share of the gap closed {gap.mean:.0%}"
+    return Paragraph(f"{told}.")
 
 
 def left_out(study: StudyRecord) -> list[str]:
