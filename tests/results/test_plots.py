@@ -24,7 +24,7 @@ def draw(path, edges, **values):
 def test_draws_a_png_of_fixed_size(tmp_path):
     image = draw(tmp_path / "a.png", [0, 64, 128])
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", image[16:24]) == (1050, 900)
+    assert struct.unpack(">II", image[16:24]) == (2100, 1800)
 
 
 def test_is_a_function_of_the_numbers(tmp_path):
