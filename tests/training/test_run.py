@@ -234,6 +234,12 @@ def test_evaluation_computes_in_the_precision_of_the_run(
     assert result["evaluation"]["state_bytes_per_row"] == result["state_bytes_per_row"]
 
 
+def test_a_backend_without_gradient_here_is_refused_before_the_run(runs):
+    with pytest.raises(ValueError, match="attention.backend=flex fails for .* on cpu: .*backward"):
+        runs.start("name=a", "attention.backend=flex")
+    assert not (runs.output / "runs" / "a").exists()
+
+
 def test_gpu_that_is_not_there_is_refused(runs):
     if torch.cuda.is_available():
         pytest.skip("there is one")

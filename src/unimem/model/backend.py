@@ -28,19 +28,25 @@ class BackendError(ValueError):
 
 
 def choose(
-    backend: str, plan: MemoryPlan, device: torch.device, dtype: torch.dtype
+    backend: str,
+    plan: MemoryPlan,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    learns: bool = True,
 ) -> Kernel | None:
     """Give the kernel for the layers that have a fast form; None for the reference.
 
     `auto` takes the fastest that works, and says once what it took and why. Raises `BackendError`
-    if another one is named and cannot run: here, or for what a layer does.
+    if another one is named and cannot run: here, or for what a layer does. A named one need not
+    have a backward pass unless the model `learns`.
     """
     if backend == "reference" or not plan.layers:
         return None
     if backend != "auto":
         if refusal := plan.refusal(backend):
             raise BackendError(refusal)
-        kernel, missing = _working(backend, device.type, dtype)
+        kernel, missing = _working(backend, device.type, dtype, learns)
         if kernel is None:
             raise BackendError(
                 f"attention.backend={backend} {missing}; set attention.backend=auto, or another"
@@ -48,7 +54,7 @@ def choose(
         return kernel
     tried: list[str] = []
     for name in ORDER.get(device.type, ()):
-        kernel, missing = _working(name, device.type, dtype)
+        kernel, missing = _working(name, device.type, dtype, True)
         if kernel is not None:
             slow = (f"by reference: {why}" for why in plan.only_by_reference)
             _say(f"{name} ({type(kernel).__name__})", *tried, *slow)
@@ -65,7 +71,7 @@ def _say(chosen: str, *because: str) -> None:
 
 
 @cache
-def _working(name: str, device: str, dtype: torch.dtype) -> tuple[Kernel | None, str]:
+def _working(name: str, device: str, dtype: torch.dtype, learns: bool) -> tuple[Kernel | None, str]:
     """Make a kernel and let it prove itself; else say what is missing."""
     try:
         kernel = _make(name, device)
@@ -80,7 +86,7 @@ def _working(name: str, device: str, dtype: torch.dtype) -> tuple[Kernel | None,
             torch.enable_grad(),
             torch.autocast(device, enabled=False),
         ):
-            error = _error(kernel, torch.device(device), dtype)
+            error = _error(kernel, torch.device(device), dtype, learns)
     except (RuntimeError, TypeError, ValueError, AssertionError) as failure:
         return None, f"fails for {dtype} on {device}: {str(failure).splitlines()[0]}"
     if not error < TOLERANCE.get(dtype, 1e-2):
@@ -108,8 +114,8 @@ def _make(name: str, device: str) -> Kernel:
     return Efficient()
 
 
-def _error(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> float:
-    """Compare a softmax over two parts with the materialised one, gradients too."""
+def _error(kernel: Kernel, device: torch.device, dtype: torch.dtype, learns: bool) -> float:
+    """Compare a softmax over two parts with the materialised one, gradients too if it `learns`."""
     generator = torch.Generator().manual_seed(0)
 
     def random(heads: int, tokens: int) -> Tensor:
@@ -132,7 +138,7 @@ def _error(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> float:
         wide[0], torch.cat([wide[1], wide[3]], 2), torch.cat([wide[2], wide[4]], 2), both
     )
     pairs = [(out, truth)]
-    if not (kernel.name == "flex" and device.type == "cpu"):
+    if learns:
         grad = torch.randn(out.shape, generator=generator).to(device, dtype)
         out.backward(grad)
         truth.backward(grad.double())

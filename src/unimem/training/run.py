@@ -22,6 +22,7 @@ from unimem.evaluation.sample import Sample
 from unimem.memory.plan import DIMENSIONS, MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached, save_memory
+from unimem.model.backend import choose
 from unimem.model.load import load_model
 from unimem.model.precision import WEIGHTS, dtype_name, own_precision
 from unimem.paths import own_config
@@ -138,6 +139,10 @@ class _Run:
         self.weights_dtype = WEIGHTS.get(self.precision, self.model.dtype)
         mixed = self.precision == "bf16-mixed"
         dtype = torch.bfloat16 if mixed else self.weights_dtype
+        plan = attached(self.model).plan
+        # before anything is written; a backend that is named may lack a kernel here
+        learns = self.config.trainer.steps > 0
+        choose(config.attention.backend, plan, self.device, dtype, learns=learns)
         longest = max(_longest(self.corpus.train), _longest(self.corpus.validation))
         self.state_bytes = state_bytes_per_row(self.model, longest, dtype)
         asked = config.evaluation
