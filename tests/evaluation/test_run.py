@@ -136,6 +136,45 @@ def test_bounds_are_the_oracles(markov, tmp_path):
     assert set(bounds) == {"none", "unlimited"}
 
 
+PINNED = {"pinned_fifo": {"size": 16, "num_pinned": 3}}
+POOLED = {"recompress": {"size": 10, "compressed_size": 3, "rate": 4}}
+
+
+@pytest.mark.parametrize(
+    ("choices", "tokens"),
+    [
+        ({"management": PINNED}, 19),
+        ({"management": POOLED}, 10 + 3 + 3 * 4),
+        ({"management": POOLED | {"recompress": POOLED["recompress"] | {"compressed_size": None}}},
+         None),
+        ({"management": {"unbounded": {}}}, None),
+        ({"management": {"fifo": {"size": 4}}, "writing": {"pooling": {"rate": 4}}}, 16),
+        ({"management": {"fifo": {"size": 30}}, "writing": {"landmark": {"block_size": 4}},
+          "fusion": "grouped", "bptt_segments": 1}, 24),
+        ({"management": {"fifo": {"size": 4}},
+          "writing": {"summary_tokens": {"num_summary": 2}},
+          "bptt_segments": 1}, 16),
+        ({"management": {"fifo": {"size": [16, 40, 8]}}, "injection": {"all": {}}}, 40),
+    ],
+)  # fmt: skip
+def test_slots_stand_for_so_many_tokens(choices, tokens):
+    memory = make_memory(8, **(FIFO | choices))
+    found = [layer.most_tokens(8) for layer in memory.plan(3).layers.values()]
+    assert (None if None in found else max(found)) == tokens
+
+
+def test_a_bound_counts_pinned_slots_and_not_what_soft_tokens_carry(markov, tmp_path):
+    model = attach(make_model(), make_memory(8, **(FIFO | {"management": PINNED})))
+    result = evaluate(model, markov, tmp_path, max_tokens=60, controls=False)
+    nll = [markov.oracle.nll(markov.validation.ids(i)[:60], 8, 19)[1:] for i in range(24)]
+    assert result["bounds"]["memory"]["nll"] == pytest.approx(np.mean(nll), rel=1e-5)
+    soft = {"writing": {"direct": {}, "model_forward": {"num_soft_tokens": 2}}}
+    soft |= {"injection": {"layers": [1], "input": {}}, "bptt_segments": 1}
+    attach(model, make_memory(8, **(FIFO | soft)))
+    bounds = evaluate(model, markov, tmp_path, max_tokens=60, controls=False)["bounds"]
+    assert set(bounds) == {"none", "unlimited"}
+
+
 class Head(torch.nn.Module):
     """Gives each token of the documents, read in one row, a loss that was laid down."""
 

@@ -59,6 +59,18 @@ def test_without_a_measurement_a_rate_is_assumed_and_named(tmp_path):
     assert "40 % of 400 TFLOP/s for a GPU" in "\n".join(report([found], 1, 1))
 
 
+def test_sharded_weights_are_told(tmp_path):
+    def text(*arguments, gpus):
+        given = ("trainer.strategy=fsdp", "trainer.accelerator=gpu", "trainer.devices=auto")
+        found = estimate(cells(tmp_path, *given, *arguments), tmp_path, gpus)
+        return found[0].work, "\n".join(report(found, 1, 1))
+
+    (one, alone), (shard, several) = text(gpus=0), text(gpus=8)
+    assert one.weight_bytes == 8 * shard.weight_bytes
+    assert "not sharded on one device: set trainer.devices" in alone
+    assert "sharded over 8 devices" in several
+
+
 def test_runs_alike_are_estimated_as_they_were_measured(tmp_path):
     cell, longer = cells(tmp_path, "trainer.max_steps=8,80")
     record(tmp_path / "runs" / "a", cell, "seed=5", "trainer.learning_rate=1", training=4, rest=3)

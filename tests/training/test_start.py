@@ -65,6 +65,18 @@ def test_less_memory_can_be_read_with(base):
     assert started(base, trains=False) == {}
 
 
+def test_memory_that_nobody_trained_is_told_where_nothing_trains(tmp_path, caplog):
+    make_model().save_pretrained(tmp_path)
+    settings = compose("model=hf", f"model.name={tmp_path}", "injection_layer=0").model
+    with caplog.at_level(logging.WARNING):
+        started(settings, trains=True, fusion="gated", **SOFT)
+        started(settings, trains=False)
+        assert not caplog.records
+        started(settings, trains=False, fusion="gated", **SOFT)
+    (line,) = caplog.messages
+    assert "trainer.max_steps=0" in line and "never trained (soft_tokens, gates.0, gates.1)" in line
+
+
 def test_a_model_without_memory_beside_it_starts_anew(tmp_path):
     make_model().save_pretrained(tmp_path)
     settings = compose("model=hf", f"model.name={tmp_path}", "injection_layer=0").model

@@ -2,9 +2,8 @@
 
 import logging
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -180,12 +179,16 @@ def _uses(
 def _bounds(
     oracle: Oracle, ids: list[np.ndarray], segment_length: int, plan: MemoryPlan
 ) -> dict[str, list[np.ndarray]]:
-    """Give the best possible losses without memory, with this one's budget, and with all."""
+    """Give the best possible losses without memory, with this one's budget, and with all.
+
+    The budget is the tokens that the slots of a layer stand for, the newest of the text. Soft
+    tokens are summaries of what no number of tokens bounds.
+    """
     memories: dict[str, int | None] = {"bound_none": 0, "bound_unlimited": None}
-    budgets = [asdict(cast(Any, layer.management)).get("size") for layer in plan.layers.values()]
-    sizes = [size for size in budgets if size is not None]
-    if sizes and len(sizes) == len(budgets):
-        memories["bound_memory"] = max(sizes)
+    budgets = [layer.most_tokens(segment_length) for layer in plan.layers.values()]
+    tokens = [held for held in budgets if held is not None]
+    if plan.soft is None and len(tokens) == len(budgets) and any(tokens):
+        memories["bound_memory"] = max(tokens)
     return {
         name: [oracle.nll(text, segment_length, memory)[1:] for text in ids]
         for name, memory in memories.items()

@@ -65,6 +65,19 @@ class LayerPlan:
         )
         return self.management.most(written)
 
+    def most_tokens(self, segment_length: int) -> int | None:
+        """Tokens of the text that the slots held stand for at most; None if that is all.
+
+        A slot that is written for several tokens stands for them; a landmark takes a slot and
+        stands for no token.
+        """
+        if any(writing.unit != "slots" for writing in self.writings) or not self.writings:
+            return None
+        slots = sum(writing.count(segment_length) for writing in self.writings)
+        many = 10**6 * slots
+        held = self.management.most_read(many)
+        return None if held >= many else -(-held * segment_length // slots)
+
     @property
     def reach(self) -> tuple[int, int] | None:
         """How many of the oldest and newest slots are read by place at most; None for all."""

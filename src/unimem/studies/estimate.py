@@ -84,7 +84,7 @@ def report(found: Sequence[RunEstimate], total: int, slots: int) -> list[str]:
             f"  compute  {flops:.1e} FLOPs",
             f"  memory   {_bytes(largest.weight_bytes + largest.state_bytes)} on a device at most: "
             f"{_bytes(largest.weight_bytes)} for {_short(largest.parameters)} parameters"
-            f"{', their gradients and AdamW' if largest.trained else ''}, "
+            f"{', their gradients and AdamW' if largest.trained else ''}{_sharded(run)}, "
             f"{_bytes(largest.state_bytes)} for memory; activations come on top "
             f"({run.cell.label})",
             f"  time     {duration(schedule(found, slots))} with {slots} at a time: "
@@ -126,6 +126,16 @@ def _estimate(cell: Cell, work: Work | None, before: Sequence[Measured], gpus: i
         assumed=words if training is None or reading is None else None,
         devices=devices,
     )
+
+
+def _sharded(run: RunEstimate) -> str:
+    """Say over how many devices FSDP shards the weights of a run."""
+    settings = run.cell.config.trainer
+    if settings.strategy != "fsdp":
+        return ""
+    if run.devices == 1:
+        return " (not sharded on one device: set trainer.devices to the GPUs of a node)"
+    return f" (sharded over {run.devices} devices)"
 
 
 def _rates(found: Sequence[RunEstimate]) -> str:

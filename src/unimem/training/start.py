@@ -15,14 +15,21 @@ def start_memory(model: PreTrainedModel, settings: ModelSettings, *, trains: boo
     """Give the attached memory the weights that lie beside a pretrained model, if there are any.
 
     Soft tokens and gates that do not lie there in the same shape start anew, and a line says so.
+    A line names them too where no weights of memory lie there at all and the run does not train.
 
-    Raises ValueError if there are such and the run does not train: it would read with weights that
-    nobody trained.
+    Raises ValueError if some lie there and others do not, and the run does not train: it would read
+    with weights that nobody trained.
     """
-    if not isinstance(settings, PretrainedModel):
-        return
-    path = Path(settings.name) / WEIGHTS_NAME
-    if not path.is_file():
+    path = Path(settings.name) / WEIGHTS_NAME if isinstance(settings, PretrainedModel) else None
+    if path is None or not path.is_file():
+        added = [*attached(model).state_dict()]
+        if added and not trains:
+            shown = ", ".join(added[:4]) + (f" and {len(added) - 4} more" if added[4:] else "")
+            logger.warning(
+                "trainer.max_steps=0: memory is read with weights that were never trained (%s); "
+                "what it scores says nothing of the method",
+                shown,
+            )
         return
     given = {key.removeprefix("memory."): value for key, value in read_memory(path.parent).items()}
     memory = attached(model)

@@ -30,6 +30,10 @@ class Management(Option, ABC):
     def most(self, written: int) -> int:
         """Say how many slots are held at most once so many have been written."""
 
+    def most_read(self, written: int) -> int:
+        """Say how many of the slots written those that are held stand for at most."""
+        return self.most(written)
+
     @abstractmethod
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
         """Bring `memory` back under its budget.

@@ -65,6 +65,12 @@ class Recompress(Management):
             pooled = min(pooled, self.compressed_size)
         return waiting + pooled
 
+    def most_read(self, written: int) -> int:
+        """Those kept as they are, and those that were pooled."""
+        if self.compressed_size is None:
+            return written
+        return min(written, self.size + self.rate - 1 + self.rate * self.compressed_size)
+
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
         """Pool the groups that have left, and drop the oldest pooled slots."""
         if "tier" not in memory.notes:
