@@ -63,7 +63,9 @@ def unknown_setting(key: str, known: Sequence[str], chosen: Mapping[str, Sequenc
     commands = [setting.command for setting in declared if setting.command]
     if commands:
         return f"{key} is a setting of {' and '.join(commands)}"
-    if close := close_settings(key, [*known, *(s.name for s in settings() if not s.command)]):
+    # settings of options that are not chosen: not every command has them
+    others = [s.name for s in settings() if not s.command] if "method.name" in known else []
+    if close := close_settings(key, [*known, *others]):
         return f"{key} is not a setting of the options chosen; did you mean {' or '.join(close)}?"
     return f"{key} is not a setting of the options chosen; {LISTED}"
 

@@ -41,7 +41,8 @@ def test_command_writes_records_table_and_plot(call, tmp_path):
     printed, code = call(*SMALL, methods, "what=all", "document_tokens=48", "topk=4")
     assert not code
     folder = tmp_path / "outputs" / "bench"
-    assert {file.name for file in folder.iterdir()} == {"micro-cpu.json", "bench.md", "bench.png"}
+    written = {"micro-cpu.json", "bench.md", "bench.png", "bench.svg"}
+    assert {file.name for file in folder.iterdir()} == written
     record = json.loads((folder / "micro-cpu.json").read_text())
     assert record["threads"] == 1 and record["backend"] == "auto" and record["not_run"] == []
     assert {"machine", "versions", "commit", "dtype", "settings", "clock"} <= record.keys()
@@ -136,7 +137,7 @@ def test_targets_are_the_next_tokens(make_settings):
     [
         ("shape=huge", "shape: no such shape; choose from nano, micro, tinyllama_layer"),
         ("what=[all,step]", "all stands alone; leave the others out"),
-        ("size=3", "size is not a setting of the options chosen; did you mean sizes?"),
+        ("size=3", "size is not a setting of the options chosen; did you mean sizes"),
         ("sizes=1,2", "sizes=1,2 gives several values"),
     ],
 )

@@ -87,6 +87,7 @@ def test_tokenizer_is_trained_on_the_train_split_only(settings, folder):
 def test_held_out_documents_alone_are_the_same_ones(settings, folder, caplog):
     both = text(settings, folder)
     file = settings("text", path=str(folder), vocab_size=280)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         alone = build_corpus(file, train=False)
     assert caplog.text == "" and len(alone.train) == 0

@@ -77,7 +77,7 @@ def test_settings_that_this_version_lacks_are_named():
 
 
 def test_a_run_that_cannot_be_a_base(tmp_path):
-    with pytest.raises(ConfigError, match="base=.*has not come to its end"):
+    with pytest.raises(ConfigError, match="base=.*is not the folder of a run"):
         recorded_run(tmp_path)
     result = {"config": record(*TINY)}
     (tmp_path / "result.json").write_text(json.dumps(result))
