@@ -66,3 +66,25 @@ def test_the_band_is_named_where_there_are_several_layers(tmp_path, layers):
     panel = make_panel(tmp_path, setting("method=a", recorded(**dict.fromkeys(layers, [0.1, 0.2]))))
     (picture,) = draw_ages(panel, [0], colours_of(panel.labels), tmp_path / "ages.png")
     assert ("mean of the layers and their range" in picture.caption) == (len(layers) > 1)
+
+
+def test_bands_of_many_settings_are_not_drawn(tmp_path):
+    ages = recorded(l0=[0.1, 0.2], l1=[0.2, 0.1])
+    panel = make_panel(tmp_path, *(setting(f"method=m{i}", ages) for i in range(4)))
+    (picture,) = draw_ages(panel, range(4), colours_of(panel.labels), tmp_path / "ages.png")
+    assert "mean of the layers;" in picture.caption and "range" not in picture.caption
+
+
+def test_an_age_that_is_not_read_has_a_triangle_and_no_line_through_the_floor(tmp_path):
+    """Other values below the floor of the logarithmic axis are the same figure."""
+
+    def draw(name, least):
+        panel = make_panel(tmp_path / name, setting("method=a", recorded(l0=[0.3, 0.1, least])))
+        path = tmp_path / f"{name}.png"
+        (picture,) = draw_ages(panel, [0], colours_of(panel.labels), path)
+        return picture.caption, path.read_bytes()
+
+    caption, image = draw("zero", 0.0)
+    assert "a triangle at the bottom edge stands for less than 0.001" in caption
+    assert draw("tiny", 1e-12)[1] == image
+    assert "triangle" not in draw("some", 0.05)[0]

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from unimem.results.canvas import colours_of
+from unimem.results.canvas import by_right_end, colours_of, position_label
 from unimem.results.study_plots import (
     Point,
     grow_by_factors,
@@ -11,6 +11,7 @@ from unimem.results.study_plots import (
     plot_cost,
     plot_heat_map,
     plot_rows,
+    plot_shares,
 )
 
 
@@ -81,3 +82,29 @@ def test_powers_stand_one_step_apart(xs, found):
 def test_as_many_labels_have_colours_as_there_are():
     colours = colours_of([f"{i}" for i in range(20)])
     assert len(colours) == 8 == len(set(colours.values()))
+
+
+def test_shares_far_below_the_bound_stay_apart(tmp_path):
+    """Marks that were moved to an edge would look like a tie."""
+
+    def draw(name, *shares):
+        rows = {f"m{i}": {"other": point(0, share)} for i, share in enumerate(shares)}
+        path = tmp_path / name
+        plot_shares(path, xlabel="share (%)", rows=rows)
+        return path.read_bytes(), path.with_suffix(".svg").read_text()
+
+    near, svg = draw("a.png", 50, -90)
+    assert "logarithmic" not in svg
+    far, svg = draw("b.png", 50, -150, -30000)
+    assert "<!-- share (%), logarithmic below -100 -->" in svg and "<!-- -10,000 -->" in svg
+    assert draw("c.png", 50, -150, -20000)[0] != far != near
+
+
+def test_the_legend_follows_the_lines_at_their_right_end():
+    curves = {"a": [3.0, 1.0], "b": [0.0, 2.0, math.nan], "c": [math.nan], "d": [9.0]}
+    assert by_right_end(curves) == ["d", "b", "a", "c"]
+
+
+def test_the_axis_of_positions_says_how_wide_its_ranges_are():
+    assert position_label([0, 64, 128]).endswith("(tokens; ranges of 64)")
+    assert position_label([0, 64, 128, 256]).endswith("(tokens; ranges double in width, from 64)")

@@ -11,7 +11,7 @@ from unimem.paths import config_root
 from unimem.results.checks import read_checks
 from unimem.results.comparison import panels
 from unimem.results.study import read_study
-from unimem.results.study_figures import colours_of_report
+from unimem.results.study_figures import colours_of_report, training_losses
 from unimem.results.study_report import copy_report, left_out, without_paths, write_study_report
 from unimem.studies.file import read_study_file
 
@@ -21,7 +21,6 @@ FIGURES = {
     "ages.png",
     "cost_evaluation.png",
     "cost_training.png",
-    "learning.png",
 }
 
 
@@ -46,6 +45,30 @@ def test_figures_are_in_the_page_and_beside_the_text(page):
     html = page.read_text()
     assert html.count("data:image/svg+xml;base64,") == len(FIGURES)
     assert not re.search(r'(src|href)="(?!data:|#)', html)
+
+
+def test_two_losses_of_training_are_no_learning_curve(page):
+    text = page.with_suffix(".md").read_text()
+    assert "No learning curves: training recorded 2 losses of a run at most" in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [([1, 50, 100], [50, 100]), ([1, 2, 3], [1, 2, 3]), ([50, 100], [50, 100]), ([1], [1])],
+)
+def test_the_record_of_one_batch_is_no_point_beside_means_of_many(steps, kept):
+    metrics = [{"step": step, "loss": 2.0} for step in steps]
+    assert training_losses([*metrics, {"step": 900, "loss": None}]) == [(s, 2.0) for s in kept]
+
+
+def test_figures_name_the_corpus_the_model_and_its_size(tmp_path):
+    model = {"name": None, "num_layers": 6, "hidden_size": 128}
+    more = {"config": {"seed": 0, "model": model}}
+    make_study(tmp_path, *(Made(overrides=f"method={m}", more=more) for m in ("vanilla", "rmt")))
+    write(tmp_path, "made")
+    for name in ("settings", "position"):
+        svg = (tmp_path / "made" / f"{name}.svg").read_text()
+        assert "<!-- markov, model 6x128, 100 parameters -->" in svg
 
 
 def test_tables_hold_the_measured_numbers(page, output):
@@ -198,8 +221,8 @@ def test_a_heat_map_names_what_has_no_place_on_it(tmp_path):
     make_study(tmp_path, Made(overrides="method=vanilla", nll=2.1), *cells)
     captions = [picture.caption for picture in write(tmp_path, "made").pictures]
     assert captions[0] == (
-        "Loss over memory.topk and memory.window, in bold the lowest and what cannot be told "
-        "from it. Not on the map: vanilla 2.4500."
+        "Loss over memory.topk and memory.window, in bold the lowest and those not significantly "
+        "different from it. Not on the map: vanilla 2.4500."
     )
 
 

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from unimem.results.blocks import Picture
-from unimem.results.canvas import Colours, new_figure, save
+from unimem.results.canvas import Colours, by_right_end, new_figure, save
 from unimem.results.comparison import Panel
 from unimem.results.readings import Readings
 
 TICKS = [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)]
+
+FLOOR = 1e-3
+"""Attention per slot below which none is told apart on the logarithmic axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def ages_of(readings: Readings) -> Ages | None:
 
 
 def draw_ages(
-    panel: Panel, shown: Sequence[int], colours: Colours, path: Path
+    panel: Panel, shown: Sequence[int], colours: Colours, path: Path, *, title: str = ""
 ) -> Iterator[Picture]:
     """Draw which ages the settings read, in the order of `shown`, as many as can be told apart.
 
@@ -69,34 +72,51 @@ def draw_ages(
     curves = {label: ages for label, ages in alike.items() if label in colours}
     if not curves:
         return
-    plot_ages(path, curves, colours, title=panel.name)
+    plot_ages(path, curves, colours, title=title or panel.name)
     left = len(found) - len(curves)
     dropped = f" {left} of {len(found)} settings are left out here." if left else ""
-    band = any(len(ages.share) > 1 for ages in curves.values())
+    several = any(len(ages.share) > 1 for ages in curves.values())
+    layers = f", mean of the layers{' and their range' if _banded(curves) else ''}"
+    low = any((ages.relative() < FLOOR).any() for ages in curves.values())
+    floor = f", and a triangle at the bottom edge stands for less than {FLOOR:g}" if low else ""
     yield Picture(
         path,
-        "Which memory ages are read: above, the share of a query's attention that falls on slots "
-        f"of an age{', mean of the layers and their range' if band else ''}; below, the same for "
-        "each slot, where 1 is reading all slots of memory alike. Means of the seeds; queries "
-        f"without memory are not counted.{dropped}",
+        "Attention by the age of memory: above, the share of a query's attention that falls on "
+        f"slots of an age{layers if several else ''}; below, the same per slot, where 1 is "
+        f"uniform attention over memory{floor}. Means of the seeds; queries without memory are "
+        f"not counted.{dropped}",
     )
 
 
 def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: str = "") -> None:
-    """Draw shares of attention by age, and below them what each slot gets."""
-    figure, (top, bottom) = new_figure((6, 5.5), nrows=2, sharex=True, height_ratios=(3, 2))
-    for label, ages in curves.items():
-        colour = colours[label]
+    """Draw shares of attention by age, and below them what each slot gets.
+
+    Below `FLOOR` the line of what each slot gets is broken, with a triangle at the bottom edge.
+    """
+    figure, (top, bottom) = new_figure((7, 5.5), nrows=2, sharex=True, height_ratios=(3, 2))
+    banded = _banded(curves)
+    below: list[tuple[np.ndarray, str]] = []
+    for label in by_right_end(
+        {label: ages.share.mean(0).tolist() for label, ages in curves.items()}
+    ):
+        ages, colour = curves[label], colours[label]
         places = np.arange(len(ages.edges) - 1)
         share = 100 * ages.share
         top.plot(places, share.mean(0), "o-", color=colour, markersize=4, label=label)
-        if len(share) > 1:
+        if banded and len(share) > 1:
             low, high = share.min(0), share.max(0)
             top.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
-        bottom.plot(places, ages.relative(), "o-", color=colour, markersize=4)
+        each = ages.relative()
+        drawn = np.where(each < FLOOR, np.nan, each)
+        bottom.plot(places, drawn, "o-", color=colour, markersize=4)
+        below.append((places[each < FLOOR], colour))
     bottom.axhline(1, color="black", linewidth=1, linestyle="--")
     bottom.set_yscale("log", subs=[])
     limits = bottom.get_ylim()
+    for places, colour in below:
+        at = np.full(len(places), limits[0])
+        bottom.plot(places, at, "v", color=colour, markersize=6, clip_on=False)
+    bottom.set_ylim(limits)
     ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
     bottom.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     edges = max((ages.edges for ages in curves.values()), key=len)
@@ -104,10 +124,15 @@ def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: s
     bottom.set_xticks(range(len(ranges)), ranges, rotation=30 if len(ranges) > 6 else 0)
     bottom.set_xlabel("distance from query to memory slot (tokens)")
     top.set_ylabel("share of attention (%)")
-    bottom.set_ylabel("attention for each slot\n(1: all alike)")
+    bottom.set_ylabel("attention per slot\n(1: uniform)")
     top.set_ylim(bottom=0)
     top.set_title(title, fontsize=9)
-    save(figure, path, top)
+    save(figure, path, top, beside=True)
+
+
+def _banded(curves: Mapping[str, Ages]) -> bool:
+    """Say whether the ranges of the layers are drawn; those of many curves hide each other."""
+    return len(curves) <= 3 and any(len(ages.share) > 1 for ages in curves.values())
 
 
 def _padded(layers: Mapping[str, Sequence[float]], size: int) -> Any:

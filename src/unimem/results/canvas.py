@@ -1,5 +1,7 @@
 """What all figures have in common."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ def colours_of(labels: Sequence[str]) -> Colours:
     return dict(zip(labels, COLOURS, strict=False))
 
 
-def new_figure(size: tuple[float, float] = (6, 4), **grid: Any) -> tuple[Any, Any]:
+def new_figure(size: tuple[float, float] = (7, 4.3), **grid: Any) -> tuple[Any, Any]:
     """Make a figure of some inches, and its axes as `subplots(**grid)` gives them."""
     # Importing pyplot takes a second and picks a display; figures are drawn without one.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,22 +41,44 @@ def new_figure(size: tuple[float, float] = (6, 4), **grid: Any) -> tuple[Any, An
     return figure, axes
 
 
-def save(figure: Any, path: Path, legend_of: Any = None) -> None:
-    """Write the figure, with the legend of some axes below it."""
+def save(figure: Any, path: Path, legend_of: Any = None, *, beside: bool = False) -> None:
+    """Write the figure, with the legend of some axes below it, or `beside` it if labels are short.
+
+    Beside it, a legend in the order of the lines at their right end is read with the lines.
+    """
     handles, labels = legend_of.get_legend_handles_labels() if legend_of else ([], [])
     if labels:
+        wrapped = [textwrap.fill(label, 24, break_long_words=False) for label in labels]
+        right = beside and max(len(line) for label in wrapped for line in label.split("\n")) < 30
         longest = max(map(len, labels))
         figure.legend(
             handles,
-            labels,
-            loc="outside lower center",
-            ncols=3 if longest < 25 else 2 if longest < 45 else 1,
+            wrapped if right else labels,
+            loc="outside right upper" if right else "outside lower center",
+            ncols=1 if right or longest >= 45 else 3 if longest < 25 else 2,
             frameon=False,
             fontsize=9,
         )
     figure.savefig(path, dpi=300)
     # Without a date, so that the same figure is the same file.
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def by_right_end(curves: Mapping[str, Sequence[float]]) -> list[str]:
+    """Give the labels of curves in the order of their last known values, the highest first.
+
+    Curves without a known value come last.
+    """
+    known = {label: [y for y in ys if math.isfinite(y)] for label, ys in curves.items()}
+    return sorted(curves, key=lambda label: -known[label][-1] if known[label] else math.inf)
+
+
+def position_label(edges: Sequence[int]) -> str:
+    """Name the axis of positions [edges[i], edges[i + 1]), and say how wide its ranges are."""
+    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    alike = len(set(widths)) == 1
+    said = f"ranges of {widths[0]}" if alike else f"ranges double in width, from {widths[0]}"
+    return f"position in the document (tokens; {said})"
 
 
 def bucket_ticks(axes: Any, edges: Sequence[int]) -> None:

@@ -286,7 +286,7 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
         "study": "+".join(studies) or config["study"],
         "method": config["method"]["name"],
         "corpus": config["data"]["kind"],
-        "model": _model(config["model"]),
+        "model": model_name(config["model"]),
         "status": run.status(),
         "folder": run.folder.relative_to(root).as_posix(),
     }
@@ -296,7 +296,7 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
     return row
 
 
-def _model(model: Mapping[str, Any]) -> str:
+def model_name(model: Mapping[str, Any]) -> str:
     """Name a model by its shape, or a pretrained one by its name or the run that trained it."""
     if model.get("name") is None:
         return f"{model['num_layers']}x{model['hidden_size']}"

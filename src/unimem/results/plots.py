@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unimem.results.canvas import COLOURS, LOSS, bucket_ticks, new_figure, save
+from unimem.results.canvas import COLOURS, LOSS, bucket_ticks, new_figure, position_label, save
 
 Curve = Mapping[str, Sequence[float]]
 """`mean`, `low` and `high` of every bucket, as in `by_position` of a result."""
@@ -39,7 +39,7 @@ def plot_by_position(
     _draw(bottom, curve, "black", None)
     bottom.set_ylabel("difference (nats)")
     bottom.set_title(label, fontsize=10)
-    bottom.set_xlabel("position in the document (tokens)")
+    bottom.set_xlabel(position_label(edges))
     bucket_ticks(bottom, edges)
     for axis in (top, bottom):
         axis.grid(visible=False, axis="x")

@@ -1,14 +1,15 @@
 """Which figures a study gets, and what is drawn in them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unimem.evaluation.statistics import Estimate
 from unimem.results.ages import draw_ages
-from unimem.results.blocks import Picture
+from unimem.results.blocks import Paragraph, Picture
 from unimem.results.canvas import MOST, Colours, colours_of
-from unimem.results.collect import read_metrics
+from unimem.results.collect import model_name, read_metrics
 from unimem.results.comparison import Panel, pareto_front
 from unimem.results.readings import CONTROLS
 from unimem.results.select import in_words, number
@@ -22,8 +23,11 @@ from unimem.results.study_plots import (
     plot_rows,
     plot_shares,
 )
+from unimem.words import counted
 
 RELATIVE = "difference from {} (nats per token)"
+LEAST_POINTS = 3
+"""Points without which a learning curve is not drawn."""
 ROWS = 40
 """Settings that a figure of one row each can hold."""
 BOUNDS = {
@@ -61,15 +65,18 @@ def draw_settings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> 
         yield _shares(panel, folder / f"{prefix}gap.png")
 
 
-def draw_readings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> Iterator[Picture]:
+def draw_readings(
+    panel: Panel, folder: Path, prefix: str, colours: Colours
+) -> Iterator[Picture | Paragraph]:
     """Draw losses by position, ages of memory, costs and training, in the same way."""
     if not _finite(panel):
         return
     yield _positions(panel, colours, folder / f"{prefix}position.png")
-    yield from draw_ages(panel, _by_loss(panel), colours, folder / f"{prefix}ages.png")
+    shown, title = _by_loss(panel), _about(panel)
+    yield from draw_ages(panel, shown, colours, folder / f"{prefix}ages.png", title=title)
     for name, cost, what in (
-        ("evaluation", evaluation_cost(panel), "seconds to read 1000 held-out tokens"),
-        ("training", training_cost(panel), "seconds of training"),
+        ("evaluation", evaluation_cost(panel), "evaluation time (s per 1000 tokens)"),
+        ("training", training_cost(panel), "training time (s)"),
     ):
         if all(cost):
             yield _cost(panel, cost, what, colours, folder / f"{prefix}cost_{name}.png")
@@ -77,7 +84,7 @@ def draw_readings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> 
 
 
 def evaluation_cost(panel: Panel) -> list[float]:
-    """Give the seconds to read 1000 held-out tokens, the median of the seeds, of every group."""
+    """Give the seconds to evaluate 1000 tokens, the median of the seeds, of every group."""
     speeds = [
         r.recorded("evaluation", "scores", "own", "tokens_per_second") for r in panel.readings
     ]
@@ -112,38 +119,31 @@ def _heat_map(
         if i not in grid.values()
     ]
     told = f" Not on the map: {', '.join(beside)}." if beside else ""
-    said = "in bold the lowest and what cannot be told from it"
+    said = "in bold the lowest and those not significantly different from it"
     return Picture(path, f"Loss over {axes[0]} and {axes[1]}, {said}.{told}")
 
 
 def _shares(panel: Panel, path: Path) -> Picture:
     """Draw the share of the gap that each setting closes, and that it would close without memory.
 
-    What is far worse than no memory at all is drawn at the left edge.
+    Below -100 % the axis is logarithmic.
     """
     rows: dict[str, dict[str, Point]] = {}
-    edge = -100.0
     for i in _by_loss(panel)[:ROWS]:
         marks = {"own memory": panel.readings[i].gap_closed()}
         marks |= {words: panel.readings[i].gap_closed(use) for use, words in CONTROLS.items()}
         rows[panel.labels[i]] = {
-            way: Point(x=0.0, mean=mean, low=low, high=high)
+            way: Point(x=0.0, mean=100 * e.mean, low=100 * e.low, high=100 * e.high)
             for way, e in marks.items()
-            if e is not None
-            for mean, low, high in [[_at_least(edge, 100 * x) for x in (e.mean, e.low, e.high)]]
+            if e is not None and math.isfinite(e.mean)
         }
     plot_shares(path, xlabel="share of the gap closed (%)", rows=rows, title=_about(panel))
     return Picture(
         path,
         "Share of the gap between the best losses possible without memory (0) and with all of the "
-        "document in memory (100) that the same weights close with their own memory, without, and "
-        f"with another document's; {edge:.0f} is that or less.",
+        "document in memory (100) that the same weights close with their own memory, with memory "
+        "off, and with another document's memory; below 0 is worse than the bound without memory.",
     )
-
-
-def _at_least(edge: float, x: float) -> float:
-    """Move what lies beyond the edge to it; what is not known stays unknown."""
-    return x if math.isnan(x) else max(edge, x)
 
 
 def _rows(panel: Panel, path: Path, colours: Colours) -> Picture:
@@ -233,7 +233,11 @@ def _positions(panel: Panel, colours: Colours, path: Path) -> Picture:
         colours=colours,
         title=_about(panel),
     )
-    said = "Loss by position in the document, a mean of all tokens of each range on the axis."
+    said = (
+        "Loss by position in the document: mean over seeds and all tokens of each range of the "
+        "axis. No intervals: they would show how documents differ; the differences between "
+        "settings are paired, in the table above."
+    )
     return Picture(path, f"{said}{_dropped(len(panel.readings))}")
 
 
@@ -253,21 +257,42 @@ def _cost(panel: Panel, cost: Sequence[float], what: str, colours: Colours, path
         colours=colours,
         title=_about(panel),
     )
-    said = f"Loss, from that of {label}, against {what}. On the Pareto front: {'; '.join(front)}."
+    said = f"Loss difference to {label} vs. {what}. On the Pareto front: {'; '.join(front)}."
     return Picture(path, said)
 
 
-def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture]:
+def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture | Paragraph]:
     curves = [
-        (panel.labels[i], [(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None])
+        (panel.labels[i], points)
         for i in _shown(panel)
         if panel.labels[i] in colours
         for cell in panel.readings[i].cells
-        if (metrics := read_metrics(cell.folder))
+        if (points := training_losses(read_metrics(cell.folder)))
     ]
-    if curves:
-        plot_learning(path, curves=curves, colours=colours, title=_about(panel))
-        yield Picture(path, f"Training, a line for each seed.{_dropped(len(panel.readings))}")
+    if not curves:
+        return
+    most = max(len(points) for _, points in curves)
+    if most < LEAST_POINTS:
+        for stale in (path, path.with_suffix(".svg")):
+            stale.unlink(missing_ok=True)
+        yield Paragraph(
+            f"No learning curves: training recorded {counted(most, 'loss', 'losses')} of a run at "
+            "most; a smaller trainer.log_every records more."
+        )
+        return
+    plot_learning(path, curves=curves, colours=colours, title=_about(panel))
+    said = "Training loss, a line for each seed; a point is the mean since the point before it."
+    yield Picture(path, f"{said}{_dropped(len(panel.readings))}")
+
+
+def training_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Give the points (step, loss) of a learning curve.
+
+    Every record is a mean over the steps since the record before it, but the record of step 1 is
+    one batch: where later ones are means of many, it is noise, and left out.
+    """
+    points = [(m["step"], m["loss"]) for m in metrics if m.get("loss") is not None]
+    return points[1:] if len(points) > 1 and points[0][0] == 1 < points[1][0] - 1 else points
 
 
 def _shown(panel: Panel) -> list[int]:
@@ -288,10 +313,15 @@ def _finite(panel: Panel) -> list[int]:
 
 def _about(panel: Panel) -> str:
     """Name the corpus and the model, for a figure that is seen without its page."""
+    cells = [cell for r in panel.readings for cell in r.cells if cell.result is not None]
+    settings = [cell.result["config"].get("model") for cell in cells if cell.result is not None]
+    names = {model_name(given) for given in settings if given}
+    # Cells that start from base runs have a model of each seed.
+    name = f", model {names.pop()}" if len(names) == 1 else ""
     sizes = [size for r in panel.readings if (size := r.recorded("parameters")) is not None]
     low, high = (f"{x:,.0f}" for x in (min(sizes), max(sizes))) if sizes else ("", "")
     model = f", {low if low == high else f'{low} to {high}'} parameters" if sizes else ""
-    return f"{panel.name}{model}"
+    return f"{panel.name}{name}{model}"
 
 
 def _dropped(count: int) -> str:

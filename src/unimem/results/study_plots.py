@@ -1,9 +1,11 @@
 """Figures of a study. Losses are in nats per token, bands and bars are 95 % intervals."""
 
+import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unimem.results.canvas import (
     COLOURS,
@@ -11,9 +13,14 @@ from unimem.results.canvas import (
     LOSS,
     Colours,
     bucket_ticks,
+    by_right_end,
     new_figure,
+    position_label,
     save,
 )
+
+FEW_POINTS = 30
+"""Points up to which a learning curve has a mark at each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,7 @@ def plot_rows(
     path: Path, *, xlabel: str, rows: Mapping[str, Point], colours: Colours, title: str = ""
 ) -> None:
     """Draw a row for each setting: its difference from the reference, which is the line at 0."""
-    figure, axes = new_figure((6, 1.2 + 0.3 * len(rows)))
+    figure, axes = new_figure((7, 1.2 + 0.3 * len(rows)))
     for y, (label, point) in enumerate(rows.items()):
         colour = colours.get(label, GREY)
         axes.plot(point.mean, y, "o", color=colour, markersize=5)
@@ -79,8 +86,11 @@ def plot_rows(
 def plot_shares(
     path: Path, *, xlabel: str, rows: Mapping[str, Mapping[str, Point]], title: str = ""
 ) -> None:
-    """Draw a row for each setting with a mark for each way in which it was read."""
-    figure, axes = new_figure((6, 1.6 + 0.3 * len(rows)))
+    """Draw a row for each setting with a mark for each way in which it was read, in percent.
+
+    Where some are below -100, the axis is logarithmic there: all marks stay at their numbers.
+    """
+    figure, axes = new_figure((7, 1.6 + 0.3 * len(rows)))
     ways = dict.fromkeys(way for marks in rows.values() for way in marks)
     for way, colour, marker in zip(ways, COLOURS, "os^", strict=False):
         places = [(y, marks[way]) for y, marks in enumerate(rows.values()) if way in marks]
@@ -89,6 +99,10 @@ def plot_shares(
         axes.plot(means, ys, marker, color=colour, markersize=5, linestyle="none", label=way)
         low, high = ([getattr(point, end) for _, point in places] for end in ("low", "high"))
         axes.hlines(ys, low, high, color=colour)
+    points = [point for marks in rows.values() for point in marks.values()]
+    ends = [x for p in points for x in (p.mean, p.low, p.high) if math.isfinite(x)]
+    if min(ends, default=0.0) < -100:
+        xlabel += _logarithmic_below_100(axes, min(ends), max(ends))
     for line in (0, 100):
         axes.axvline(line, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [textwrap.fill(label, 40) for label in rows])
@@ -97,6 +111,25 @@ def plot_shares(
     axes.set_xlabel(xlabel)
     axes.set_title(title, fontsize=9)
     save(figure, path, axes)
+
+
+def _logarithmic_below_100(axes: Any, least: float, most: float) -> str:
+    """Make the axis of shares logarithmic below -100, and say so for its label.
+
+    `least` and `most` are the ends of what is drawn on it.
+    """
+    decades = math.log10(-least / 100)
+    # So that the linear part from -100 to 100 takes two thirds of the width or more.
+    axes.set_xscale("symlog", linthresh=100, linscale=0.9 * max(decades, 0.3))
+    powers = range(2, math.ceil(decades + 2) + 1)
+    far = [-(10.0**power) for power in powers[:: -(-len(powers) // 4)]]
+    ticks = sorted({*far, -50.0, 0.0, 50.0, 100.0})
+    axes.set_xlim(1.15 * min(least, -110), max(most, 105) * 1.05)
+    shown = [tick for tick in ticks if tick >= axes.get_xlim()[0]]
+    axes.set_xticks(shown, [f"{tick:,.0f}" if tick > -1e6 else f"{tick:.0e}" for tick in shown])
+    axes.minorticks_off()
+    axes.axvline(-100, color=GREY, linewidth=0.8, linestyle=":")
+    return ", logarithmic below -100"
 
 
 def plot_heat_map(
@@ -144,15 +177,15 @@ def plot_positions(
     """Draw the loss by position in the document, one value for each bucket, and the best ones."""
     figure, axes = new_figure()
     places = range(len(edges) - 1)
-    for label, losses in curves.items():
-        axes.plot(places, losses, "o-", color=colours[label], markersize=3.5, label=label)
+    for label in by_right_end(curves):
+        axes.plot(places, curves[label], "o-", color=colours[label], markersize=3.5, label=label)
     for (label, losses), style in zip(bounds.items(), ("--", ":"), strict=False):
         axes.plot(places, losses, style, color="black", linewidth=1.2, label=label)
     bucket_ticks(axes, edges)
-    axes.set_xlabel("position in the document (tokens)")
+    axes.set_xlabel(position_label(edges))
     axes.set_ylabel(LOSS)
     axes.set_title(title, fontsize=9)
-    save(figure, path, axes)
+    save(figure, path, axes, beside=True)
 
 
 def plot_cost(
@@ -202,14 +235,19 @@ def plot_learning(
     colours: Colours,
     title: str = "",
 ) -> None:
-    """Draw the training loss against steps; curves of one label, its seeds, share a colour."""
+    """Draw the training loss against steps; curves of one label, its seeds, share a colour.
+
+    Few points of a curve have marks: a line alone would tell more than was recorded.
+    """
     figure, axes = new_figure()
     named: set[str] = set()
     for label, points in curves:
         xs, ys = zip(*points, strict=True)
         name = None if label in named else label
         named.add(label)
-        axes.plot(xs, ys, color=colours[label], linewidth=1, alpha=0.8, label=name)
+        mark = "o" if len(xs) <= FEW_POINTS else None
+        look = {"linewidth": 1, "alpha": 0.8, "marker": mark, "markersize": 3}
+        axes.plot(xs, ys, color=colours[label], label=name, **look)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(f"training {LOSS}")
     axes.set_title(title, fontsize=9)
