@@ -13,7 +13,6 @@ from unimem.studies.estimate import (
     GPU_RATE,
     STARTING,
     RunEstimate,
-    duration,
     estimate,
     report,
     schedule,
@@ -132,14 +131,6 @@ def test_slots_are_filled_in_order_and_cells_wait_for_their_base(tmp_path):
     assert schedule(runs, 2) == 17
     assert schedule(runs[1:], 2) == 7
     assert schedule([], 2) == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(9, "9 s"), (100, "2 min"), (3600, "1 h 00 min"), (3600 * 49, "2 days 1 h")],
-)
-def test_duration(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_a_model_of_unknown_size_is_named(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
@@ -37,6 +38,8 @@ def test_result_says_what_ran_where_and_what_came_out(runs):
     assert result["state_bytes_per_row"] == 2 * 12 * (2 * 2 * 4 * 4 + 8)
     assert result["tokens_seen"] == metrics(run)[-1]["tokens_seen"]
     assert result["tokens_per_second"] > 0 and result["seconds"] > result["training_seconds"] > 0
+    ended = datetime.fromisoformat(result["finished_at"])
+    assert timedelta() <= datetime.now(UTC) - ended < timedelta(hours=1)
     assert result["peak_memory_bytes"] > 1e6
     assert result["versions"]["python"] == platform.python_version()
     assert result["versions"]["torch"] == torch.__version__

@@ -11,6 +11,7 @@ from unimem.studies.cells import Cell
 from unimem.studies.disk import finished
 from unimem.studies.measured import Measured, measured_runs, reading_rate, training_rate
 from unimem.studies.work import Work, num_devices, on_gpu, work_of
+from unimem.words import duration
 
 GPU_RATE = 400e12 * 0.4
 """FLOPs a second of a data-centre GPU in bfloat16: 400 TFLOP/s, of which training reaches 40 %."""
@@ -91,20 +92,6 @@ def report(found: Sequence[RunEstimate], total: int, slots: int) -> list[str]:
             f"{_rates(found)}",
         ]
     return lines + _unknown(found)
-
-
-def duration(seconds: float) -> str:
-    """Say a time in its two largest units, rounded."""
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes:.0f} min"
-    hours, rest = divmod(round(minutes), 60)
-    if hours < 48:
-        return f"{hours} h {rest:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} days {hours} h"
 
 
 def _estimate(cell: Cell, work: Work | None, before: Sequence[Measured], gpus: int) -> RunEstimate:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -357,6 +358,7 @@ class _Run:
             "tokens_per_second": metrics.tokens_per_second,
             "training_seconds": metrics.seconds,
             "seconds": time.perf_counter() - self.began,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "peak_memory_bytes": peak_memory_bytes(),
             "precision": self.precision,
             "weights_dtype": dtype_name(self.weights_dtype),
