@@ -1,6 +1,9 @@
+import base64
+import csv
 import json
 import math
 import re
+from datetime import UTC, datetime
 
 import pytest
 from made_study import Made, make_study
@@ -82,13 +85,66 @@ def test_tables_hold_the_measured_numbers(page, output):
     assert f"| {math.exp(estimate.mean):.4f} [" in text and "not claimed" in text
 
 
+def test_the_first_figure_is_below_the_headline(page):
+    text = page.with_suffix(".md").read_text()
+    headline, figure = re.split(r"\n\n", text)[1:3]
+    assert headline.startswith("On markov, ") and "has the lowest loss" in headline
+    assert figure.endswith("](gain_by_injection_layer.png)")
+    html = page.read_text()
+    assert html.index("<figure>") < html.index("<h2")
+    assert text.count("](gain_by_injection_layer.png)") == 1
+
+
+def test_every_table_is_a_csv_file_linked_in_the_page(page, output):
+    (panel,) = panels(read_study(output, "small").groups())
+    text, html = page.with_suffix(".md").read_text(), page.read_text()
+    links = re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,(.*?)"', html)
+    assert html.count("<table") == len(links)
+    for name, data in links:
+        assert base64.b64decode(data) == (page.parent / name).read_bytes()
+        assert f"[{name}]({name})" in text
+    rows = list(csv.DictReader((page.parent / "losses.csv").read_text().splitlines()))
+    for row, level in zip(rows, panel.levels, strict=True):
+        assert float(row["nats per token"]) == level.mean
+        assert float(row["nats per token, low"]) == level.low
+
+
+def test_dates_and_run_time_are_told(page, tmp_path):
+    today = re.escape(datetime.now(UTC).isoformat()[:8])
+    text = page.with_suffix(".md").read_text()
+    found = re.search(rf"5 of 6 cells finished, {today}\d\d \(UTC\)\. Run time, summed over", text)
+    assert found
+    days = ("2026-01-02T10:00:00+00:00", "2026-01-01T10:00:00+00:00", None)
+    cells = [
+        Made(
+            overrides=f"m={i}",
+            seeds=(0,),
+            seconds=90.0,
+            more={"finished_at": day, "seconds": 120.0},
+        )
+        for i, day in enumerate(days)
+    ]
+    make_study(tmp_path, *cells)
+    text = write(tmp_path, "made").page.with_suffix(".md").read_text()
+    assert "3 of 3 cells finished, from 2026-01-01 to 2026-01-02 (UTC), 1 of them without" in text
+    assert "summed over cells: 6 min, of which training 4 min;" in text
+
+
+def test_the_mark_of_ties_is_explained_where_it_is_shown(page, output, tmp_path):
+    text, shown = page.with_suffix(".md").read_text(), summary(write(output))
+    assert "\n\n≈: not significantly different from the lowest loss." in text
+    assert "≈: not significantly different from the lowest loss." in shown
+    make_study(tmp_path, Made(overrides="m=0"), Made(overrides="m=1", nll=1.0))
+    assert "≈" not in "\n".join(summary(write(tmp_path, "made")))
+
+
 def test_claim_command_and_missing_cells_are_named(page):
     text = page.with_suffix(".md").read_text()
     head = "## The published claim, and whether it held here"
     assert f"{head}\n\nThe deeper layer is the better one." in text
     assert "| injection_layer=1 | 5.5 |" in text
     assert "unimem-sweep sweeps=" in text
-    assert "5 of 6 cells finished." in text and f"{LEFT_OUT}: not begun" in text
+    assert "5 of 6 cells finished" in text and f"{LEFT_OUT}: not begun" in text
 
 
 def test_what_the_cells_ran_on_is_told_once(page):
@@ -179,7 +235,9 @@ def test_a_copy_has_everything_but_the_paths_of_this_machine(output, tmp_path):
     report = write(copied)
     page = copy_report(report, tmp_path / "docs" / "small")
     names = {file.name for file in page.parent.iterdir()}
-    assert names == FIGURES | {"report.md", "report.html", "verdicts.json"}
+    tables = {f"{table.name}.csv" for table in report.tables}
+    assert {"losses.csv", "differences.csv", "settings.csv"} < tables
+    assert names == FIGURES | tables | {"report.md", "report.html", "verdicts.json"}
     assert str(tmp_path) in report.page.read_text()
     for file in (page, page.with_name("report.md")):
         text = file.read_text()
@@ -189,6 +247,19 @@ def test_a_copy_has_everything_but_the_paths_of_this_machine(output, tmp_path):
         page.with_name("position.png").read_bytes()
         == (copied / "small" / "position.png").read_bytes()
     )
+
+
+def test_csv_files_of_a_copy_have_no_paths_either(tmp_path):
+    make_study(tmp_path, *(Made(overrides=f"data.path=/home/me/{name}.txt") for name in "ab"))
+    report = write(tmp_path, "made")
+    page = copy_report(report, tmp_path / "copy")
+    texts = [file.read_text() for file in page.parent.glob("*.csv")]
+    links = re.findall('csv;charset=utf-8;base64,(.*?)"', page.read_text())
+    texts += [base64.b64decode(data).decode() for data in links]
+    assert len(texts) == 2 * len(report.tables)
+    assert any("data.path=a.txt" in text for text in texts)
+    assert not any("/home/me" in text for text in texts)
+    assert "/home/me" in (tmp_path / "made" / "settings.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +376,7 @@ def test_a_damaged_cell_is_named_and_the_others_are_reported(tmp_path, file):
     study = make_study(tmp_path, Made(overrides="method=vanilla"), Made(overrides="method=rmt"))
     (study.cells[4].folder / file).write_bytes(b"{")
     report = write(tmp_path, "made")
-    assert "5 of 6 cells finished." in report.page.read_text()
+    assert "5 of 6 cells finished" in report.page.read_text()
     (line,) = left_out(report.study)
     assert line.startswith("method=rmt seed=1: left out: ") and file in line
     text = report.page.with_suffix(".md").read_text()

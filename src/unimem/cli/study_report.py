@@ -9,7 +9,7 @@ from unimem.results.blocks import Measured
 from unimem.results.collect import STUDY
 from unimem.results.study import StudyRecord, read_study
 from unimem.results.study_report import Report, copy_report, left_out, write_study_report
-from unimem.results.study_tables import GAP_CLOSED
+from unimem.results.study_tables import GAP_CLOSED, TIES
 from unimem.settings import LoggerSettings
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -67,7 +67,7 @@ def summary(report: Report) -> list[str]:
             best = "  lowest" if i - 1 in table.marked else ""
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append(("  ".join(cells) + best).rstrip())
-        lines.append("")
+        lines += [*([TIES] if len(panel.ties) > 1 else []), ""]
     for decision in report.decisions:
         where = f" ({decision.corpus})" if decision.corpus else ""
         lines.append(f"{decision.judgement.verdict:<12} {decision.check.sentence}{where}")
@@ -96,8 +96,8 @@ def logger_settings(study: StudyRecord, mode: str | None) -> LoggerSettings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unimem-report",
-        description="Write report.html, report.md, verdicts.json and figures beside the study.json "
-        "of a study.",
+        description="Write report.html, report.md, verdicts.json, figures and a CSV file of each "
+        "table beside the study.json of a study.",
         epilog="Example: unimem-report injection_layer",
     )
     parser.add_argument(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unimem.results.tables import as_csv
+
 LARGE = 1e9
 """Numbers from here on are written with an exponent."""
 
@@ -151,6 +153,19 @@ class Table:
             lines.append([f"**{cell}**" for cell in cells] if i in self.marked else cells)
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
+    def columns(self) -> dict[str, list[str | float | None]]:
+        """Give the columns by name: an interval is two of its own, and numbers are numbers."""
+        found: dict[str, list[str | float | None]] = {}
+        for i, name in enumerate(self.head):
+            cells = [row[i] for row in self.rows]
+            if not any(isinstance(cell, Measured) for cell in cells):
+                found[name] = _numbers([str(cell) for cell in cells])
+                continue
+            for part in ("mean", "low", "high"):
+                head = name if part == "mean" else f"{name}, {part}"
+                found[head] = [getattr(c, part) if isinstance(c, Measured) else None for c in cells]
+        return found
+
     def html(self) -> str:
         """Give it in HTML."""
         kind = ' class="prose"' if self.prose else ""
@@ -167,6 +182,46 @@ class Table:
             for c in cells
         )
         return "".join(f"<{tag}>{text}</{tag}>" for text in texts)
+
+
+@dataclass(frozen=True)
+class Download:
+    """A link to a table as a CSV file: a file beside the text, and in the HTML page itself."""
+
+    table: Table
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return f"{self.table.name}.csv"
+
+    def csv(self) -> str:
+        """Give the table as comma-separated values, numbers in full; NaN is an empty field."""
+        columns = self.table.columns()
+        rows = [
+            {k: None if v != v else v for k, v in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        ]
+        return f"{as_csv(rows, list(columns))}\n"
+
+    def markdown(self) -> str:
+        """Give it in Markdown."""
+        return f"[{self.file}]({self.file})"
+
+    def html(self) -> str:
+        """Give it in HTML."""
+        data = base64.b64encode(self.csv().encode()).decode()
+        name = html.escape(self.file)
+        link = f'<a download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">{name}</a>'
+        return f'<p class="csv">{link}</p>'
+
+
+def _numbers(texts: Sequence[str]) -> list[str | float | None]:
+    """Give a column as numbers if it holds nothing else; a dash is none."""
+    try:
+        return [None if text == "-" else float(text.replace(",", "")) for text in texts]
+    except ValueError:
+        return list(texts)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def best(panel: Panel, values: Values) -> Judgement:
         said.append(f"lower: {', '.join(panel.labels[i] for i in better)}")
     elif alike or waiting:
         verdict = "not decided"
-        said += [f"it cannot be told from {', '.join(alike)}"] if alike else []
+        said += [f"no significant difference to {', '.join(alike)}"] if alike else []
         said += [f"not finished: {', '.join(waiting)}"] if waiting else []
     return Judgement(verdict=verdict, reason=_sentence(said, [own]), numbers=numbers)
 

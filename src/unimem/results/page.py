@@ -7,7 +7,7 @@ from unimem.results.blocks import Block
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.25; }
 h2 { margin-top: 2.5rem; padding-top: 0.5rem; border-top: 1px solid #ddd; }
@@ -17,7 +17,9 @@ nav ul { columns: 16rem; padding-left: 1.2rem; }
 .wide { overflow-x: auto; margin: 1rem 0; background:
   linear-gradient(to right, transparent, #fff 60%) right / 3rem 100% no-repeat local,
   linear-gradient(to left, #aaa, transparent) right / 0.8rem 100% no-repeat; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+/* Borders that are not collapsed stay with the sticky column. */
+table { border-collapse: separate; border-spacing: 0; font-size: 0.85rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right;
   vertical-align: top; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
@@ -32,9 +34,10 @@ table.prose td, table.prose th { text-align: left; white-space: normal; position
 table.prose td:nth-child(2) { overflow-wrap: anywhere; }
 pre { background: #f4f4f4; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere;
   font-size: 0.85rem; }
-figure { margin: 1.5rem 0; }
-img { display: block; width: 44rem; max-width: 100%; height: auto; }
-figcaption { font-size: 0.9rem; color: #555; max-width: 44rem; }
+p.csv { margin: -0.6rem 0 1rem; font-size: 0.8rem; }
+figure { margin: 1.5rem 0; overflow-x: auto; }
+img { display: block; width: 100%; height: auto; }
+figcaption { font-size: 0.9rem; color: #555; position: sticky; left: 0; }
 .findings > li { margin: 0.8rem 0; font-weight: 600; }
 .findings ul { list-style: none; padding: 0; }
 .findings ul li { font-weight: 400; margin: 0.3rem 0; }
@@ -44,6 +47,8 @@ figcaption { font-size: 0.9rem; color: #555; max-width: 44rem; }
 .verdict.did-not-hold { background: #a8381b; }
 @media (max-width: 40rem) {
   wbr { display: inline; }
+  /* Labels of figures stay readable; a figure is moved sideways. */
+  img { min-width: 32rem; }
   th, td { padding: 0.3rem 0.45rem; }
   td:first-child, th:first-child { min-width: 6.5rem; max-width: 8.5rem; white-space: normal;
     overflow-wrap: anywhere; }

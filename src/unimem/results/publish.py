@@ -1,10 +1,8 @@
 """A study's report in Weights & Biases: its tables, its figures, and what it found."""
 
-from collections.abc import Iterator, Sequence
-
 import wandb
 
-from unimem.results.blocks import Measured, Picture, Table
+from unimem.results.blocks import Picture, Table
 from unimem.results.study_report import Report
 from unimem.results.wandb_run import Connection, WandbRun
 
@@ -33,10 +31,7 @@ def publish(report: Report, connection: Connection) -> str | None:
 
 def as_wandb(table: Table) -> wandb.Table:
     """Give a table of W&B: intervals are columns of their own, and numbers are numbers."""
-    columns: dict[str, list[str | float | None]] = {}
-    for i, name in enumerate(table.head):
-        for head, values in _columns(name, [row[i] for row in table.rows]):
-            columns[head] = values
+    columns = table.columns()
     made = wandb.Table(columns=list(columns), allow_mixed_types=True)
     for row in zip(*columns.values(), strict=True):
         made.add_data(*row)
@@ -46,23 +41,3 @@ def as_wandb(table: Table) -> wandb.Table:
 def _image(picture: Picture) -> tuple[str, wandb.Image]:
     image = wandb.Image(str(picture.path), caption=picture.caption)
     return f"figures/{picture.path.stem}", image
-
-
-def _columns(
-    name: str, cells: Sequence[str | Measured]
-) -> Iterator[tuple[str, list[str | float | None]]]:
-    measured = [cell if isinstance(cell, Measured) else None for cell in cells]
-    if not any(measured):
-        yield name, _numbers([str(cell) for cell in cells])
-        return
-    for part in ("mean", "low", "high"):
-        head = name if part == "mean" else f"{name}, {part}"
-        yield head, [None if cell is None else getattr(cell, part) for cell in measured]
-
-
-def _numbers(texts: Sequence[str]) -> list[str | float | None]:
-    """Read a column as numbers if it holds nothing else; a dash is none."""
-    try:
-        return [None if text == "-" else float(text.replace(",", "")) for text in texts]
-    except ValueError:
-        return list(texts)

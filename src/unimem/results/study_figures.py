@@ -235,8 +235,7 @@ def _positions(panel: Panel, colours: Colours, path: Path) -> Picture:
     )
     said = (
         "Loss by position in the document: mean over seeds and all tokens of each range of the "
-        "axis. No intervals: they would show how documents differ; the differences between "
-        "settings are paired, in the table above."
+        "axis. No intervals: they would show how documents differ, not how settings differ."
     )
     return Picture(path, f"{said}{_dropped(len(panel.readings))}")
 

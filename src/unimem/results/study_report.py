@@ -9,7 +9,17 @@ from typing import Any
 
 from unimem.evaluation.statistics import few_documents
 from unimem.evaluation.tokens import TokenTable
-from unimem.results.blocks import Block, Code, Contents, Heading, Paragraph, Picture, Table
+from unimem.results.blocks import (
+    Block,
+    Code,
+    Contents,
+    Download,
+    Heading,
+    Measured,
+    Paragraph,
+    Picture,
+    Table,
+)
 from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
 from unimem.results.comparison import SEEDS, Panel, panels
@@ -18,7 +28,7 @@ from unimem.results.records import write_bytes_atomic, write_json_atomic
 from unimem.results.study import CellRecord, StudyRecord
 from unimem.results.study_figures import colours_of_report, draw_readings, draw_settings
 from unimem.results.study_tables import LOSSES, panel_tables, study_tables
-from unimem.words import counted
+from unimem.words import counted, duration
 
 PAGE, TEXT, VERDICTS = "report.html", "report.md", "verdicts.json"
 
@@ -27,9 +37,10 @@ METHOD = (
     "over the means of the seeds and a bootstrap over documents, combined. Differences are paired: "
     "the same tokens, the same seeds; p is over seeds and documents too, and corrected for the "
     "number of rows (Holm). A difference is claimed, and the lowest loss marked, only with "
-    f"p < 0.05 and {SEEDS} seeds or more on both sides; '≈' marks the settings that cannot be "
-    "told from the lowest. The interval and p of a single seed are over documents alone: they say "
-    "nothing of what other seeds would give. Two seeds give wide intervals, and no claim."
+    f"p < 0.05 and {SEEDS} seeds or more on both sides; '≈' marks the settings that are not "
+    "significantly different from the lowest. The interval and p of a single seed are over "
+    "documents alone: they say nothing of what other seeds would give. Two seeds give wide "
+    "intervals, and no claim."
 )
 
 
@@ -85,7 +96,7 @@ class Report:
 
 
 def write_study_report(study: StudyRecord, folder: Path) -> Report:
-    """Write the page, the same as Markdown, the figures and the verdicts to a study's folder.
+    """Write the page, also as Markdown, figures, tables as CSV and verdicts to a study's folder.
 
     Raises ValueError if no cell is finished, or for what `report` in the study file cannot say.
     """
@@ -129,17 +140,31 @@ def _write(report: Report, folder: Path, cleaned: Callable[[str], str]) -> None:
         "verdicts": [decision.record() for decision in report.decisions],
     }
     write_json_atomic(folder / VERDICTS, verdicts)
-    text = as_markdown(report.blocks)
-    page = as_html(f"Study {report.study.name}", report.blocks)
+    # Encoded in the page, the text of a CSV file could not be cleaned any more.
+    blocks = [_cleaned(block, cleaned) for block in report.blocks]
+    for block in blocks:
+        if isinstance(block, Download):
+            write_bytes_atomic(folder / block.file, block.csv().encode())
+    text = as_markdown(blocks)
+    page = as_html(f"Study {report.study.name}", blocks)
     write_bytes_atomic(folder / TEXT, cleaned(text).encode())
     write_bytes_atomic(folder / PAGE, cleaned(page).encode())
+
+
+def _cleaned(block: Block, cleaned: Callable[[str], str]) -> Block:
+    if not isinstance(block, Download):
+        return block
+    rows = [
+        [cell if isinstance(cell, Measured) else cleaned(cell) for cell in row]
+        for row in block.table.rows
+    ]
+    return Download(replace(block.table, rows=rows))
 
 
 def _blocks(
     study: StudyRecord, found: Sequence[Panel], decisions: Sequence[Decision], folder: Path
 ) -> list[Block]:
-    top: list[Block] = [Heading(f"Study {study.name}", 1), *map(_headline, found)]
-    top += claim_blocks(study, found, decisions)
+    top: list[Block] = [Heading(f"Study {study.name}", 1)]
     rest: list[Block] = [*_unfinished(study), Heading("How to read the tables"), Paragraph(METHOD)]
     colours = colours_of_report(found)
     for panel in found:
@@ -149,14 +174,45 @@ def _blocks(
         few = few_documents(level.documents)
         read += f" {few}" if few else ""
         rest += [Heading(f"Results on {panel.name}"), Paragraph(f"{panel.corpus}. {read}")]
-        rest += [*draw_settings(panel, folder, prefix, colours), *panel_tables(panel, prefix)]
-        rest += draw_readings(panel, folder, prefix, colours)
+        figures = [*draw_settings(panel, folder, prefix, colours)]
+        readings = [*draw_readings(panel, folder, prefix, colours)]
+        first, *figures = figures or readings[:1] or [None]
+        # What the headline says is seen at once, below it.
+        top += [_headline(panel), *([] if first is None else [first])]
+        rest += [*figures, *panel_tables(panel, prefix)]
+        rest += [block for block in readings if block is not first]
     rest += study_tables(study, found)
+    top += claim_blocks(study, found, decisions)
     headings = [block for block in rest if isinstance(block, Heading) and block.level == 2]
-    finished = len(study.cells) - len(study.unfinished)
-    done = f"{finished} of {counted(len(study.cells), 'cell')} finished."
-    top += [Heading("Command"), Code(study.command), Paragraph(done), Contents(headings)]
-    return [*top, *rest]
+    top += [Heading("Command"), Code(study.command), Paragraph(_when(study)), Contents(headings)]
+    return [*_with_downloads([*top, *rest])]
+
+
+def _when(study: StudyRecord) -> str:
+    """Say how many cells are finished, when they ended, and how long they took."""
+    results = [cell.result for cell in study.cells if cell.result is not None]
+    done = f"{len(results)} of {counted(len(study.cells), 'cell')} finished"
+    ends = sorted(end[:10] for result in results if (end := result.get("finished_at")))
+    if ends:
+        done += f", {ends[0]}" if ends[0] == ends[-1] else f", from {ends[0]} to {ends[-1]}"
+        done += " (UTC)"
+    unknown = len(results) - len(ends)
+    done += f", {unknown} of them without a recorded date" if unknown else ""
+    training = sum(result["training_seconds"] for result in results)
+    # The seconds of a resumed run are those of its last process.
+    seconds = sum(max(result.get("seconds", 0.0), result["training_seconds"]) for result in results)
+    return (
+        f"{done}. Run time, summed over cells: {duration(seconds)}, of which training "
+        f"{duration(training)}; of a resumed run, only training counts before the interruption."
+    )
+
+
+def _with_downloads(blocks: Sequence[Block]) -> Iterator[Block]:
+    """Put a link to its CSV file after each table."""
+    for block in blocks:
+        yield block
+        if isinstance(block, Table):
+            yield Download(block)
 
 
 def _headline(panel: Panel) -> Paragraph:
@@ -166,10 +222,10 @@ def _headline(panel: Panel) -> Paragraph:
     if best in panel.against_reference:
         paired = panel.against_reference[best]
         e = paired.estimate
-        told += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token from {reference}"
+        told += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token vs. {reference}"
         told += "" if paired.claimed else " (not claimed)"
     if len(panel.ties) > 1:
-        told += f"; it cannot be told from {counted(len(panel.ties) - 1, 'other setting')}"
+        told += f"; no significant difference to {counted(len(panel.ties) - 1, 'other setting')}"
     gap = panel.readings[best].gap_closed()
     told += "" if gap is None else f"; share of the gap closed {gap.mean:.0%}"
     return Paragraph(f"{told}.")

@@ -11,6 +11,7 @@ from unimem.results.study_figures import evaluation_cost, training_cost
 from unimem.results.tables import short
 
 GAP_CLOSED = "share of the gap closed"
+TIES = "≈: not significantly different from the lowest loss."
 LOSSES = "losses"
 """What the name of a table of losses ends with."""
 
@@ -60,6 +61,8 @@ def _levels(panel: Panel, name: str) -> Iterator[Block]:
     head += ["tokens of training"] if unequal else []
     head += ["seeds", "perplexity of each seed"]
     yield Table(name=name, head=head, rows=rows, marked=best)
+    if len(panel.ties) > 1:
+        yield Paragraph(TIES)
     if unequal:
         yield Paragraph(
             f"Settings were trained on different numbers of tokens, {min(known):,.0f} to "
@@ -114,11 +117,12 @@ def _controls(panel: Panel, name: str) -> Iterator[Block]:
     yield Heading("The same weights without their memory", 3)
     head = ["setting"]
     for words in CONTROLS.values():
-        head += [f"{words}, less own"] + ([f"{words}: share of the gap"] if known else [])
+        head += [f"{words} minus own"] + ([f"{words}: share of the gap"] if known else [])
     yield Table(name=name, head=head, rows=rows)
     yield Paragraph(
-        "Nats per token by which the loss rises. What memory does shows in the first; that it is "
-        "this document's memory that does it, in the second."
+        "Loss differences in nats per token, for the same weights. Memory off minus own is the "
+        "benefit of memory; another document's minus own shows whether the benefit comes from "
+        "this document's memory."
     )
 
 
@@ -142,7 +146,9 @@ def _costs(panel: Panel, name: str) -> Iterator[Block]:
     ]
     yield Heading("Cost", 3)
     yield Table(name=name, head=head, rows=rows)
-    yield Paragraph("Medians of the seeds, on the machine below and with whatever else it did.")
+    yield Paragraph(
+        "Medians over seeds, on the machine named below, under whatever other load it had."
+    )
 
 
 def _provenance(study: StudyRecord) -> Iterator[list[str]]:
