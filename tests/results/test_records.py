@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from unimem.results.records import read_result, write_bytes_atomic, write_json_atomic
+from unimem.results.records import (
+    read_result,
+    settle_files,
+    write_bytes_atomic,
+    write_json_atomic,
+)
 
 
 def test_result_is_read_as_it_was_written(tmp_path):
@@ -13,6 +18,18 @@ def test_result_is_read_as_it_was_written(tmp_path):
     write_json_atomic(tmp_path / "result.json", value)
     assert read_result(tmp_path) == value
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_of_libraries_get_the_mode_of_the_umask(tmp_path, umask, mode):
+    (tmp_path / "model.safetensors").touch(mode=0o600)
+    before = os.umask(umask)
+    try:
+        settle_files(tmp_path)
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def make_tree(root):

@@ -1,5 +1,6 @@
 """The losses of every scored token, side by side, and the file that keeps them."""
 
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,10 @@ class TokenTable:
             "position": self.position.astype(np.int32),
             **self.columns,
         }
-        np.savez_compressed(folder / FILE_NAME, **arrays)
+        with (folder / FILE_NAME).open("wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())  # a record will name it as whole
 
     @classmethod
     def load(cls, folder: Path) -> "TokenTable":

@@ -37,6 +37,24 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def settle_files(folder: Path) -> None:
+    """Make files that libraries wrote to `folder` survive a power cut, before a record names them.
+
+    Also give them the mode that the umask says: safetensors writes files that the owner alone can
+    read.
+    """
+    probe = folder / f".mode-{os.getpid()}"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all; NaN and infinity are errors."""
     text = json.dumps(value, indent=2, allow_nan=False)

@@ -28,7 +28,7 @@ from unimem.model.load import load_model
 from unimem.model.precision import WEIGHTS, dtype_name, own_precision
 from unimem.paths import own_config
 from unimem.results.collect import read_metrics
-from unimem.results.records import RESULT, write_json_atomic
+from unimem.results.records import RESULT, settle_files, write_json_atomic
 from unimem.settings import PretrainedModel
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
@@ -332,6 +332,7 @@ class _Run:
             self.model.save_pretrained(model)
             save_vocabulary(self.model, self.corpus, model)
             save_memory(self.model, model)
+            settle_files(model)
         cast(torch.nn.Module, self.model).to(self.device)
         evaluation = evaluate_all(
             self.model,
