@@ -17,16 +17,17 @@ nav ul { columns: 16rem; padding-left: 1.2rem; }
 .wide { overflow-x: auto; margin: 1rem 0; background:
   linear-gradient(to right, transparent, #fff 60%) right / 3rem 100% no-repeat local,
   linear-gradient(to left, #aaa, transparent) right / 0.8rem 100% no-repeat; }
-/* Borders that are not collapsed stay with the sticky column. */
-table { border-collapse: separate; border-spacing: 0; font-size: 0.85rem;
+/* Borders that are not collapsed stay with the sticky column, and rows of whole pixels keep them
+  level with the borders beside it. */
+table { border-collapse: separate; border-spacing: 0; font-size: 14px; line-height: 20px;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right;
+th, td { padding: 5px 11px; border-bottom: 1px solid #ddd; text-align: right;
   vertical-align: top; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 wbr { display: none; }
-td small { display: block; color: #666; }
+td small { display: block; color: #666; font-size: 12px; line-height: 16px; }
 tr.marked, tr.marked td:first-child { background: #e6f2e6; font-weight: 600; }
 table.prose { width: 100%; }
 table.prose td, table.prose th { text-align: left; white-space: normal; position: static;
@@ -48,8 +49,8 @@ figcaption { font-size: 0.9rem; color: #555; position: sticky; left: 0; }
 @media (max-width: 40rem) {
   wbr { display: inline; }
   /* Labels of figures stay readable; a figure is moved sideways. */
-  img { min-width: 32rem; }
-  th, td { padding: 0.3rem 0.45rem; }
+  img { min-width: 28rem; }
+  th, td { padding: 5px 7px; }
   td:first-child, th:first-child { min-width: 6.5rem; max-width: 8.5rem; white-space: normal;
     overflow-wrap: anywhere; }
 }
