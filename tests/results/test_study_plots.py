@@ -1,9 +1,10 @@
 import math
+import re
 import struct
 
 import pytest
 
-from unimem.results.canvas import by_right_end, colours_of, position_label
+from unimem.results.canvas import COLOURS, by_right_end, colours_of, position_label
 from unimem.results.study_plots import (
     Point,
     grow_by_factors,
@@ -25,7 +26,9 @@ def test_an_interval_need_not_hold_its_mean(tmp_path):
     """A difference that is the same in all documents differs from its bounds by rounding."""
     lines = {"a": [point(0, 1.0, low=1.0 + 1e-12, high=1.0 + 1e-12), point(1, 2.0)]}
     unknown = {"b": point(0, 1.5, low=math.nan, high=math.nan)}
-    plot_against(tmp_path / "a.png", xlabel="x", ylabel="y", lines=lines, levels=unknown)
+    plot_against(
+        tmp_path / "a.png", xlabel="x", ylabel="y", lines=lines, levels=unknown, colours={}
+    )
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -108,3 +111,22 @@ def test_the_legend_follows_the_lines_at_their_right_end():
 def test_the_axis_of_positions_says_how_wide_its_ranges_are():
     assert position_label([0, 64, 128]).endswith("(tokens; ranges of 64)")
     assert position_label([0, 64, 128, 256]).endswith("(tokens; ranges double in width, from 64)")
+
+
+def test_a_level_has_the_colour_of_its_setting_and_a_line_another(tmp_path):
+    path = tmp_path / "a.png"
+    colours = colours_of(["other", "vanilla"])
+    plot_against(
+        path,
+        xlabel="x",
+        ylabel="y",
+        lines={"layers": [point(0, 1.0), point(1, 2.0)], "more": [point(0, 3.0), point(1, 2.0)]},
+        levels={"vanilla": point(0, 1.5)},
+        colours=colours,
+    )
+    svg = path.with_suffix(".svg").read_text().lower()
+    drawn = set(re.findall(r"stroke: (#[0-9a-f]{6})", svg))
+    wanted = {colour.lower() for colour in COLOURS[:3]}
+    assert wanted <= drawn
+    dashed = {line for line in svg.splitlines() if "dasharray" in line}
+    assert any(colours["vanilla"].lower() in line for line in dashed)

@@ -17,6 +17,8 @@ from unimem.results.readings import Readings
 
 TICKS = [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)]
 
+CLOSE_TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5)
+"""Ticks of a range around 1 that holds hardly any of the others."""
 FLOOR = 1e-3
 """Attention per slot below which none is told apart on the logarithmic axis."""
 
@@ -109,7 +111,8 @@ def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: s
         each = ages.relative()
         drawn = np.where(each < FLOOR, np.nan, each)
         bottom.plot(places, drawn, "o-", color=colour, markersize=4)
-        below.append((places[each < FLOOR], colour))
+        if (each < FLOOR).any():
+            below.append((places[each < FLOOR], colour))
     bottom.axhline(1, color="black", linewidth=1, linestyle="--")
     bottom.set_yscale("log", subs=[])
     limits = bottom.get_ylim()
@@ -118,6 +121,8 @@ def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: s
         bottom.plot(places, at, "v", color=colour, markersize=6, clip_on=False)
     bottom.set_ylim(limits)
     ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
+    if len(ticks) < 3:
+        ticks = [tick for tick in CLOSE_TICKS if limits[0] <= tick <= limits[1]]
     bottom.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     edges = max((ages.edges for ages in curves.values()), key=len)
     ranges = [f"{a}\u2013{b - 1}" for a, b in zip(edges, edges[1:], strict=False)]

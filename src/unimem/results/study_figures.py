@@ -56,7 +56,7 @@ def draw_settings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> 
     if not _finite(panel):
         return
     if len(axes) == 1:
-        yield _gain_against(panel, axes[0], folder / f"{prefix}gain_by_{axes[0]}.png")
+        yield _gain_against(panel, axes[0], colours, folder / f"{prefix}gain_by_{axes[0]}.png")
     elif len(axes) == 2 and (grid := _grid(panel, (axes[0], axes[1]))):
         yield _heat_map(panel, (axes[0], axes[1]), grid, folder / f"{prefix}heat_map.png")
     elif len(panel.readings) > 1:
@@ -181,7 +181,7 @@ def _title(panel: Panel, axis: str) -> str:
     return f"{axis} (how many)" if lists else axis
 
 
-def _gain_against(panel: Panel, axis: str, path: Path) -> Picture:
+def _gain_against(panel: Panel, axis: str, colours: Colours, path: Path) -> Picture:
     relative = [panel.relative(i) for i in range(len(panel.readings))]
     lines, levels = _split(panel, axis, relative)
     label = panel.labels[panel.reference]
@@ -192,6 +192,7 @@ def _gain_against(panel: Panel, axis: str, path: Path) -> Picture:
         ylabel=RELATIVE.format(label),
         lines=lines,
         levels=levels,
+        colours=colours,
         title=_about(panel),
     )
     dropped = _dropped(len(lines | levels))

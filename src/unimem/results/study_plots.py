@@ -40,11 +40,16 @@ def plot_against(
     ylabel: str,
     lines: Mapping[str, Sequence[Point]],
     levels: Mapping[str, Point],
+    colours: Colours,
     title: str = "",
 ) -> None:
-    """Draw losses against a number that varies; `levels` do not have it: horizontal lines."""
+    """Draw losses against a number that varies; `levels` do not have it: horizontal lines.
+
+    Levels have the colour of their setting; a line is of many settings and has another colour.
+    """
     figure, axes = new_figure()
-    colours = iter(COLOURS)
+    taken = {colours.get(label, GREY) for label in levels}
+    others = (colour for colour in COLOURS if colour not in taken)
     known = sorted({point.x for points in lines.values() for point in points})
     steps = grow_by_factors(known)
     place = {x: i if steps else x for i, x in enumerate(known)}
@@ -52,11 +57,12 @@ def plot_against(
         axes.set_xticks(list(place.values()), [f"{x:g}" for x in known])
     # Side by side, so that the intervals of several lines do not cover each other.
     step = 0.01 * (place[known[-1]] - place[known[0]])
-    for i, ((label, points), colour) in enumerate(zip(lines.items(), colours, strict=False)):
+    for i, ((label, points), colour) in enumerate(zip(lines.items(), others, strict=False)):
         xs = [place[point.x] + (i - (len(lines) - 1) / 2) * step for point in points]
         axes.plot(xs, [p.mean for p in points], "o-", color=colour, markersize=4, label=label)
         axes.vlines(xs, [p.low for p in points], [p.high for p in points], color=colour)
-    for (label, level), colour in zip(levels.items(), colours, strict=False):
+    for label, level in levels.items():
+        colour = colours.get(label, GREY)
         axes.axhline(level.mean, color=colour, linestyle="--", label=label)
         axes.axhspan(level.low, level.high, color=colour, alpha=0.1, linewidth=0)
     axes.set_xlabel(xlabel)
