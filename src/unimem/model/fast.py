@@ -121,7 +121,8 @@ def _attend(
         wanted, window, sparse = plan.reading.search_for, None, None
         if plainly and (gate is None or plan.reads_matrix):
             window = band_of(plan, near, tail, frame, rows, place[1])
-        chosen, parts = None, list[Keys]()
+        chosen = None
+        parts: list[Keys] = []
         if window is not None and wanted is None and tail == len(near):
             # seen through the band alone: no mask is needed
             parts = [Keys(near.keys, near.values, plan.positions.turns(near, frame), seen)]
