@@ -11,8 +11,13 @@ systems warn a job before its time is over."""
 
 
 def heeded() -> list[int]:
-    """List the stopping signals that this process does not ignore: `nohup` ignores SIGHUP."""
-    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    """List the stopping signals to take.
+
+    All but those that this process was told to ignore, as `nohup` does with SIGHUP; SIGTERM and
+    SIGINT are taken in any case, also in a job that a script put into the background.
+    """
+    always = (signal.SIGTERM, signal.SIGINT)
+    return [n for n in STOPPING if n in always or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 class StopSignals:
