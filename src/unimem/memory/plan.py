@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -112,7 +113,7 @@ class LayerPlan:
                 return f"{reading.label} searches under {self.positions.label}"
         return None
 
-    @property
+    @cached_property  # asked for every layer and segment
     def layout(self) -> str:
         """What decides where slots stand: layers of the same memory stand alike.
 

@@ -85,8 +85,8 @@ def circumstances() -> dict[str, Any]:
     kernels.
     """
     return {
-        **numerics(),
         **versions(),
+        **numerics(),  # whose torch also says of which build it is
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "code": code_digest()[:12],
         **{f"${name}": value for name, value in variables().items()},
