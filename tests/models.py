@@ -61,9 +61,11 @@ def make_memory(segment_length: int = 8, **choices: Any) -> MemorySettings:
         "writing": {"direct": {}},
         "reading": {"all": {}},
         "injection": {"all": {}},
-        "positions": "true",
     }
-    return MemorySettings(**(values | choices))
+    values |= choices
+    if values["reading"] != {"none": {}}:
+        values = {"positions": "true"} | values
+    return MemorySettings(**values)
 
 
 def tokens(rows: int, length: int, seed: int = 1) -> torch.Tensor:

@@ -28,7 +28,7 @@ def _small(
     if layers != ALL:
         overrides += (f"injection.layers={list(layers)}",)
     small, proof = (
-        tuple(o if o.startswith("preset.") else f"memory.{o}" for o in some)
+        tuple(f"~memory.{o[1:]}" if o.startswith("~") else f"memory.{o}" for o in some)
         for some in (overrides, proof)
     )
     return Small(small, budgets, layers, proof)
@@ -86,9 +86,12 @@ SMALL = {
     "tova": _small("size=7", size=7),
     "transformer_xl": _small("size=8", "window=8", size=8, window=8),
     "unimix": _small(
-        "topk=2", "window=6", "num_global=2", "preset.num_soft_tokens=3", "size=20",
+        "topk=2", "window=6", "num_global=2", "num_soft_tokens=3", "size=20",
         layers=(1, 2), topk=2, window=6, num_global=2, size=20,
-        proof=("writing=direct", "injection=layers", "grad_global=true", "grad_topk=true"),
+        proof=(
+            "writing=direct", "injection=layers", "grad_global=true", "grad_topk=true",
+            "~num_soft_tokens",
+        ),
     ),
     "unlimiformer": _small("topk=5", layers=(1, 2), topk=5),
     "vanilla": _small(layers=ALL),

@@ -3,13 +3,15 @@
 import logging
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from unimem.config import ConfigError, compose, compose_node, resolve
-from unimem.memory.plan import DIMENSIONS, option_names
+from unimem.config import ConfigError, compose, compose_node, resolve, say_dropped
+from unimem.memory.plan import DIMENSIONS, option_class, option_names
+from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root
 
 CONF = config_root() / "conf"
@@ -36,11 +38,47 @@ def test_command_line_comes_before_the_preset():
     assert memory.reading["similarity"]["topk"] == 9
 
 
-def test_preset_knob_of_an_option_not_chosen_is_dropped_with_a_line(caplog):
+def test_knob_of_an_option_not_chosen_is_dropped_with_a_line_unless_it_was_asked_for(caplog):
+    say_dropped.cache_clear()
     with caplog.at_level(logging.WARNING):
         memory = compose("method=unimix", "memory.reading=position").memory
     assert memory.label("reading") == "position"
-    assert "topk=4 is not used" in caplog.text
+    assert "memory.topk=4 is not used by the options chosen, and is dropped" in caplog.text
+    with pytest.raises(ConfigError, match=r"memory\.topk=9 is not used by memory\.management=fifo"):
+        compose("method=unimix", "memory.reading=position", "memory.topk=9")
+
+
+SHARED = {"fusion": "gated", "positions": "true", "local": "reading", "bptt_segments": 2}
+
+
+@pytest.mark.parametrize(("knob", "value"), SHARED.items())
+def test_a_shared_knob_is_refused_where_nothing_reads(knob, value):
+    with pytest.raises(ConfigError, match=rf"memory\.{knob}={value} is not used by"):
+        compose("method=vanilla", f"memory.{knob}={value}")
+    assert f"memory.{knob}" not in compose("method=vanilla").memory.flat()
+
+
+def test_knobs_follow_others_only_while_the_method_is_chosen():
+    """Gist keeps as many slots as it writes; InfLLM cuts blocks behind the initial tokens."""
+    assert compose("method=gist", "memory.num_summary=7").memory.management == {"fifo": {"size": 7}}
+    memory = compose("method=infllm", "memory.num_global=9").memory
+    assert memory.reading["block_similarity"]["block_start"] == 9
+    assert compose("method=infllm", "memory.reading=all").memory.reading == {
+        "all": {"crossbatch": 0}
+    }
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_a_knob_with_a_default_in_python_has_the_same_in_its_yaml(dimension):
+    for name in option_names(dimension):
+        found = yaml.safe_load((CONF / f"memory.{dimension}" / f"{name}.yaml").read_text())
+        for field in fields(option_class(dimension, name)):
+            if dimension != "injection" and field.default is not MISSING:
+                assert found[field.name] == field.default, f"{name}.{field.name}"
+    shared = yaml.safe_load((CONF / "train.yaml").read_text())["memory"]
+    for name, field in MemorySettings.model_fields.items():
+        if name in shared and not field.is_required():
+            assert shared[name] == field.default, name
 
 
 @pytest.mark.parametrize("layer", [0, 1, 21])
@@ -75,7 +113,7 @@ def test_a_position_scheme_takes_its_knobs():
     memory = compose("memory.positions=capped", "memory.limit=700").memory
     assert memory.plan(22).layers[11].positions.limit == 700
     assert memory.flat()["memory.limit"] == 700
-    with pytest.raises(ConfigError, match=r"memory\.limit is not used.*positions=zero"):
+    with pytest.raises(ConfigError, match=r"memory\.limit=7 is not used.*positions=zero"):
         compose("memory.limit=7")
 
 
@@ -116,7 +154,7 @@ def test_a_position_scheme_takes_its_knobs():
         (["memory.topk=[1,2]"], ["memory.topk=[1, 2] has 2 entries for 1 layer with"]),
         (["memory.management=[fifo,unbounded]"], ["one management"]),
         (["memory.reading=[none,all]"], ["mixes none"]),
-        (["+memory.foo=3"], ["memory.foo is not used"]),
+        (["+memory.foo=3"], ["memory.foo=3 is not used"]),
         (
             ["memory.positions=far"],
             ["memory.positions=far", "cache_index, capped, none, stingy, true, zero"],
@@ -222,8 +260,7 @@ def test_a_model_of_unknown_depth_is_planned_all_the_same():
         (["data=markov"], 64),
         (["data=urn"], 64),
         (["data=urn", "profile=tinyllama"], 512),
-        (["data=urn", "+preset.segment_length=128"], 128),
-        (["data=urn", "+preset.segment_length=128", "profile=tinyllama"], 512),
+        (["experiment=quickstart_code"], 128),
         (["data=urn", "profile=tinyllama", "memory.segment_length=32"], 32),
         (["data=urn", "data.segment_length=16"], 16),
     ],

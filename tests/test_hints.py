@@ -23,7 +23,6 @@ from unimem.reference import settings
         (["data=[markov]"], "give one data, as in data=markov"),
         (["logger=[0,0]"], "an option is a name"),
         (["memory=3"], "memory=3: write memory.NAME=value"),
-        (["preset=3"], "write preset.NAME=value"),
         (["=3"], "write name.NAME=value"),
         (["logger=null"], "logger=null: leave it out, or name an option"),
         (["memory.management=[[[[[]]]]]"], "an option is a name"),

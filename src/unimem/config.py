@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, cast
 
@@ -13,14 +14,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from unimem.data.settings import DataSettings
 from unimem.memory.depth import Place, in_order
 from unimem.memory.plan import DIMENSIONS, PlanError, field_types, known_option
-from unimem.memory.settings import MemorySettings
+from unimem.memory.settings import MemorySettings, unused_knobs, usual
 from unimem.memory.unread import unread
 from unimem.overrides import OverrideError, as_written, parse_lines, quoted
 from unimem.paths import config_root, own_config
@@ -189,15 +190,54 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
     lines = text_as_written(overrides)
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
-            return hydra_compose(config_name, [*lines, *search_path()])
+            node = hydra_compose(config_name, [*lines, *search_path()])
         except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
+    return drop_unused(node, overrides)
+
+
+def drop_unused(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Take out the knobs of memory that no chosen option takes, unless the overrides set them.
+
+    A method, profile or experiment sets knobs for the options that it chooses itself; with others
+    in their place a line says what is dropped. What the overrides set stays, and is refused when
+    the settings are checked. The node is changed in place and returned.
+    """
+    if not isinstance(node.get("memory"), DictConfig):
+        return node
+    try:
+        memory = _plain(node.memory, resolve=True)
+        unused = unused_knobs(memory)
+    except (OmegaConfBaseException, ImportError, TypeError, AttributeError, ValueError):
+        return node  # what is wrong is told when the settings are checked
+    given = {override.key_or_group for override in parse_overrides(overrides)}
+    dropped = {k: v for k, v in unused.items() if v != usual(k) and f"memory.{k}" not in given}
+    for key, value in dropped.items():
+        say_dropped(f"memory.{key}={value}", str(node.method.name))
+    with open_dict(node.memory):
+        for key, value in memory.items():
+            if key in dropped:
+                del node.memory[key]
+            elif not isinstance(value, dict):
+                node.memory[key] = value  # it may refer to one that is dropped
+    return node
+
+
+@cache  # a sweep composes the same choices for every cell
+def say_dropped(setting: str, method: str) -> None:
+    """Log once that a setting of the method, the profile or the experiment is dropped."""
+    logger.warning(
+        "%s is not used by the options chosen, and is dropped; it is set by method=%s, the profile "
+        "or the experiment",
+        setting,
+        method,
+    )
 
 
 ONE_OPTION = ("method", "model", "data", "trainer", "evaluation")
 """Groups of which one option is chosen."""
 
-NODES = ("memory", "preset", "attention")
+NODES = ("memory", "attention")
 """Nodes of settings that are no groups of options."""
 
 OF_HYDRA = ("searchpath", "run.dir", "job.name", "output_subdir", "help", "verbose")
@@ -347,7 +387,10 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         values = _plain(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+    if "preset" in values:
+        raise ConfigError("preset: a method's file sets its budgets under memory:, without preset:")
     memory = values["memory"]
+    _follow(values)
     layer = values["injection_layer"]
     if layer is not None:
         at_input = {k: v for k, v in memory["injection"].items() if k == "input"}
@@ -356,8 +399,27 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
-    _drop_unused(memory, values.pop("preset"))  # the knobs have taken from it what they need
     return canonical(values)
+
+
+SEGMENT_LENGTH = 512
+"""Tokens of a segment, where neither the settings nor the corpus say how many."""
+
+
+def _follow(values: dict[str, Any]) -> None:
+    """Fill in what other settings say where nothing is set, and leave out what says nothing."""
+    memory, data, model = values["memory"], values["data"], values["model"]
+    if memory.get("segment_length", 0) is None:
+        memory["segment_length"] = data.get("segment_length", SEGMENT_LENGTH)
+    if data.get("tokenizer", "") is None:
+        data["tokenizer"] = model.get("tokenizer", "bpe")
+    layers = memory.pop("layers", None)
+    if "layers" in memory["injection"]:
+        given = memory["injection"]["layers"]
+        memory["injection"]["layers"] = layers if given is None else given
+    for key, value in unused_knobs(memory).items():
+        if value == usual(key):
+            del memory[key]  # it says nothing
 
 
 def canonical(values: dict[str, Any]) -> dict[str, Any]:
@@ -423,15 +485,6 @@ def validate(node: DictConfig) -> Config:
     Raises `ConfigError` with one line for each problem.
     """
     values = resolve(node)
-    used = {key for key, value in values["memory"].items() if value is not None}
-    used |= set(values["memory"]["injection"])
-    for key in {key for key in node.preset if node.preset[key] is not None} - used:
-        logger.warning(
-            "method=%s: its %s=%s is not used by the options chosen, and is dropped",
-            values["method"]["name"],
-            key,
-            node.preset[key],
-        )
     config = check(values)
     if config.logger.tensorboard and not find_spec("tensorboard"):
         raise ConfigError(
@@ -489,19 +542,6 @@ def unread_by_length(config: Config, length: int) -> str | None:
         if most is not None
         else None
     )
-
-
-def _drop_unused(memory: dict[str, Any], preset: dict[str, Any]) -> None:
-    """Set to null what only the preset sets, and nothing chosen takes."""
-    scheme = memory.get("positions", "zero")
-    known = memory | {"positions": "true" if scheme is True else scheme}
-    try:
-        unused = MemorySettings.model_construct(None, **known).unused()
-    except (ImportError, TypeError, AttributeError, ValueError):
-        return  # what is wrong is told when the settings are checked
-    for key in unused:
-        if preset.get(key) == memory[key]:
-            memory[key] = None
 
 
 def _plan_problems(memory: dict[str, Any], num_layers: int | None) -> list[str]:

@@ -69,9 +69,9 @@ def _by_option(values: dict[str, str]) -> str:
     distinct = dict.fromkeys(values.values())
     if len(distinct) <= 1:
         return next(iter(distinct), "")
+    options = {value: [o for o, x in values.items() if x == value] for value in distinct}
     return "; ".join(
-        f"{', '.join(option for option, x in values.items() if x == value)}: {value}"
-        for value in distinct
+        value if "" in names else f"{', '.join(names)}: {value}" for value, names in options.items()
     )
 
 
@@ -135,21 +135,32 @@ def _merged(found: Sequence[Setting]) -> Iterator[Setting]:
             defaults={k: v for setting in several for k, v in setting.defaults.items()},
             meanings={k: v for setting in several for k, v in setting.meanings.items()},
             allowed=next((s.allowed for s in several if s.allowed), ""),
-            options=tuple(dict.fromkeys(o for s in several for o in s.options)),
+            options=tuple(dict.fromkeys(o for s in several for o in s.options))
+            if all(setting.options for setting in several)
+            else (),  # it is always there
             command=first.command,
         )
 
 
 def _of_primary(name: str, command: str) -> Iterator[Setting]:
     for path, value, comment in _lines(config_root() / "conf" / f"{name}.yaml"):
-        if path.split(".")[0] not in ("defaults", "hydra", "preset"):
+        if path.split(".")[0] not in ("defaults", "hydra"):
             yield Setting(
                 name=path,
                 defaults={"": value},
                 meanings={"": comment},
-                allowed=in_words(SETTINGS.get(path, ())) if not command else "",
+                allowed="" if command else _allowed(path),
                 command=command,
             )
+
+
+def _allowed(name: str) -> str:
+    """Say which values a setting of `conf/train.yaml` takes."""
+    if name == "memory.positions":
+        return ", ".join(option_names("positions"))
+    if name == "memory.limit":
+        return in_words((field_types("positions", "capped")["limit"],))
+    return in_words(SETTINGS.get(name, ()))
 
 
 def _of_group(group: str, dimension: str | None) -> Iterator[Setting]:
@@ -161,16 +172,12 @@ def _of_group(group: str, dimension: str | None) -> Iterator[Setting]:
             if file.stem in ("layers", "single"):
                 yield _injected(file.stem, option, types)
         for path, value, comment in _inherited(file):
-            if dimension is not None and path.split(".")[0] == dimension:
+            if dimension == "injection" or path.split(".")[0] == dimension:
                 continue
             name = f"{'memory' if dimension is not None else group}.{path}"
-            if name == "memory.limit":
-                types = field_types("positions", "capped")
             hints = (types[path],) if path in types else SETTINGS.get(name, ())
-            by_layer = dimension in ("management", "reading") and path in types and path != "limit"
+            by_layer = dimension in ("management", "reading") and path in types
             words = in_words(hints)
-            if name == "memory.positions":
-                words = ", ".join(option_names("positions"))
             if by_layer and words.startswith("whole number"):
                 words += "; or a list, one for each layer"
             yield Setting(
@@ -238,16 +245,10 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
             above.append((indent, found["key"]))
             continue
         path = ".".join([*(key for _, key in above), found["key"]])
-        yield path, _default(found["value"], path), found["comment"] or ""
+        yield path, _default(found["value"]), found["comment"] or ""
 
 
-def _default(value: str, path: str) -> str:
-    """Say a default without the interpolations that let presets come before it."""
-    if found := re.fullmatch(r"\$\{oc\.create:(.*)\}", value):
-        return _default(found[1], path)
-    if found := re.fullmatch(r"\$\{oc\.select:([\w.]+),(.*)\}", value):
-        rest = _default(found[2], path)
-        return rest if found[1].startswith("preset.") else f"{found[1]} if set, else {rest}"
+def _default(value: str) -> str:
     return "model.name" if value == "${.name}" else value.strip('"')
 
 

@@ -26,7 +26,7 @@ OVERRIDES = [
 
 def remembered(folder):
     """The keys [1, G, 64, D] that the middle layer remembers of the first held-out document."""
-    config = validate(OmegaConf.create(read_result(folder)["config"] | {"preset": {}}))
+    config = validate(OmegaConf.create(read_result(folder)["config"]))
     model = attach(AutoModelForCausalLM.from_pretrained(folder / "model"), config.memory).eval()
     ids = torch.from_numpy(build_corpus(config.data).validation.ids(0)[:64])[None]
     with torch.no_grad():

@@ -88,8 +88,9 @@ def test_reads_with_other_budgets(trained, tmp_path, overrides):
     assert record["evaluation"]["tokens"] == 2 * 39
     assert set(record["evaluation"]["scores"]) == {"own"}
     memory = record["config"]["memory"]
-    assert (memory["size"], memory["management"]) == (16, {"fifo": {"size": 16}})
-    assert memory["reading"]["similarity"]["topk"] == memory["topk"] == 1
+    assert (memory["size"], memory["management"]) == (16, {"fifo": {}})
+    assert record["memory"]["memory.size"] == 16
+    assert memory["topk"] == record["memory"]["memory.topk"] == 1
     assert record["run"] == str(trained) and record["method"] == "unimix"
 
 

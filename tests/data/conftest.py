@@ -18,6 +18,8 @@ def settings(tmp_path: Path) -> Callable[..., DataSettings]:
     def load(kind: str, **values: Any) -> DataSettings:
         written: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{kind}.yaml"), resolve=True)
         written.pop("segment_length", None)  # a default of the memory's, taken in composing
+        if "tokenizer" in written:
+            written["tokenizer"] = "bpe"  # null follows the model, in composing
         if "cache" in written:
             written["cache"] = str(tmp_path / "cache")
         assert values.keys() <= written.keys()

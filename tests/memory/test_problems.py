@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import make_model, tokens
 
-from unimem.config import ConfigError, compose
+from unimem.config import ConfigError, compose, say_dropped
 from unimem.memory.plan import DIMENSIONS, PlanError, option_names
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach
@@ -157,6 +157,7 @@ def test_readings_with_lists_unite_and_a_presets_limit_is_dropped_with_a_line(ca
     assert len(reading.layers[0].reading.parts) == 2
     for scheme in ("true", "zero"):
         caplog.clear()
+        say_dropped.cache_clear()
         memory = compose("method=lm_infinite", f"memory.positions={scheme}").memory
         assert "limit=4096 is not used by the options chosen, and is dropped" in caplog.text
         assert "memory.limit" not in memory.flat()

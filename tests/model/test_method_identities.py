@@ -98,6 +98,7 @@ def test_controls_take_memory_away_or_show_the_neighbours(method, vanilla):
 def test_unimix_without_its_other_parts_is_transformer_xl():
     layers = ["memory.injection=layers", "memory.injection.layers=[1,2]"]
     parts = ["memory.writing=direct", "memory.topk=0", "memory.num_global=0"]
+    parts.append("~memory.num_soft_tokens")
     unimix = small_memory("unimix", 8, *layers, *parts, "memory.window=8", "memory.size=8")
     close(logits(unimix), logits(small_memory("transformer_xl", 8, *layers)), 1e-6)
 

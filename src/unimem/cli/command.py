@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from unimem import __version__
@@ -14,6 +15,7 @@ from unimem.cli import STOPPED
 from unimem.config import (
     ConfigError,
     compose_node,
+    drop_unused,
     parse_overrides,
     repeated,
     search_path,
@@ -44,7 +46,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     def job(node: DictConfig) -> None:
         try:
-            task(node)
+            task(drop_unused(node, HydraConfig.get().overrides.task))
         except ConfigError as error:
             if multirun:  # the other jobs go on
                 raise

@@ -11,6 +11,7 @@ from unimem.config import Config, ConfigError, canonical, check, compose_node, r
 from unimem.data.settings import DataSettings, TokenizedSettings
 from unimem.data.tokenizer import holds_tokenizer
 from unimem.memory.plan import DIMENSIONS
+from unimem.memory.settings import flat_knobs
 from unimem.studies.cells import parse
 
 GROUPS = ("data", "logger")
@@ -41,8 +42,7 @@ def recompose(
     """
     given = parse(overrides)
     values = _with_defaults(recorded)
-    memory = dict(values["memory"])
-    values["memory"] = memory
+    values["memory"] = memory = flat_knobs(values["memory"])
     budgets = {f"memory.{name}" for name in memory.keys() - set(DIMENSIONS)}
     for key, override in given.items():
         _require_plain(override, run)
@@ -65,12 +65,6 @@ def recompose(
             if name not in values[group]:
                 raise ConfigError(_refusal(override, budgets, values, run))
             values[group] = values[group] | {name: override.value()}
-    for dimension in DIMENSIONS:
-        memory = values["memory"]
-        memory[dimension] = {
-            option: _with_budgets(fields, memory) if isinstance(fields, dict) else fields
-            for option, fields in memory[dimension].items()
-        }
     values = canonical(values)
     return check(values), values
 
@@ -126,11 +120,6 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
     groups = ("data", "evaluation", "trainer", "logger", "attention")
     defaults = resolve(node)
     return recorded | {name: defaults[name] | recorded.get(name, {}) for name in groups}
-
-
-def _with_budgets(fields: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
-    """Give an option its budgets, which a record holds twice: there and under `memory`."""
-    return {key: memory.get(key, value) for key, value in fields.items()}
 
 
 def _require_plain(override: Override, run: str) -> None:

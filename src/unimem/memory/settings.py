@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -14,6 +15,7 @@ from unimem.memory.plan import (
     MemoryPlan,
     PlanError,
     injected_layers,
+    known_option,
     make_plan,
     option_class,
     option_fields,
@@ -30,11 +32,10 @@ def _yaml_true(value: Any) -> Any:
 class MemorySettings(BaseModel):
     """The four dimensions of one model's memory.
 
-    Each dimension maps the names of its chosen options to their fields. `positions`, `fusion`,
-    `local` and `bptt_segments` are absent when no chosen option uses them. `device` is where memory
-    waits between segments. Flat knobs (`topk`,
-    `window`, ...) are the names under which a user sets the fields; they are kept for reading. A
-    position scheme has no node of its own: its fields are the knobs of their names.
+    Each dimension maps the names of its chosen options to their fields. A field that is not given
+    there is the knob of its name (`topk`, `window`, ...), which stands beside the dimensions; so
+    are all fields of a position scheme. `positions`, `fusion`, `local` and `bptt_segments` are
+    absent when no chosen option uses them. `device` is where memory waits between segments.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -49,6 +50,22 @@ class MemorySettings(BaseModel):
     local: Local = "causal"
     bptt_segments: Annotated[int, Field(ge=0)] = 0
     device: Literal["model", "cpu"] = "model"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        """Give each chosen option the knobs of its fields' names."""
+        if not isinstance(given, dict):
+            return given
+        values = dict(cast(dict[str, Any], given))
+        for dimension in DIMENSIONS:
+            if isinstance(chosen := values.get(dimension), dict):
+                choice = cast(dict[str, Any], chosen)
+                values[dimension] = {
+                    name: spelled_out(dimension, name, fields, values)
+                    for name, fields in choice.items()
+                }
+        return values
 
     @model_validator(mode="after")
     def _options_fit(self) -> MemorySettings:
@@ -67,22 +84,20 @@ class MemorySettings(BaseModel):
                 [f"memory.positions={self.positions} is not a scheme; choose from {names}"]
             )
         problems = [
-            f"memory.{key} is not used by {self.label()}, memory.positions={self.positions}; "
-            "leave it out"
-            for key in self.unused()
+            f"memory.{key}={value} is not used by {self.label()}, "
+            f"memory.positions={self.positions}; leave it out"
+            for key, value in self.unused().items()
         ]
         problems += self._combination_problems()
         if problems:
             raise PlanError(problems)
         return self
 
-    def unused(self) -> list[str]:
-        """Name the knobs that are set, and that nothing chosen takes."""
-        chosen = [(dimension, name) for dimension in DIMENSIONS for name in self.choice(dimension)]
-        chosen.append(("positions", self.positions))
-        known = {field.name for option in chosen for field in fields(option_class(*option))}
-        extra = self.model_extra or {}
-        return [key for key, value in extra.items() if key not in known and value is not None]
+    def unused(self) -> dict[str, Any]:
+        """Give the knobs that are set, and that nothing chosen takes, with their values."""
+        own = {key: getattr(self, key) for key in self.model_fields_set}
+        found = unused_knobs(own | (self.model_extra or {}))
+        return {key: value for key, value in found.items() if value != usual(key)}
 
     def choice(self, dimension: str) -> Choice:
         """Give the chosen options of a dimension."""
@@ -208,3 +223,71 @@ class MemorySettings(BaseModel):
                 "tokens, so they would learn nothing; set it to 1 or more"
             )
         return problems
+
+
+def spelled_out(dimension: str, name: str, given: Any, memory: Mapping[str, Any]) -> Any:
+    """Give the fields of a chosen option: those given under its own name, else the knobs.
+
+    An option that does not exist stays as it is.
+    """
+    if dimension == "injection":
+        return memory.get("layers") if name == "layers" and given is None else given
+    if not isinstance(given, dict) or not known_option(dimension, name):
+        return cast(Any, given)
+    own = cast(dict[str, Any], given)
+    declared = [field.name for field in fields(option_class(dimension, name))]
+    return {key: memory[key] for key in declared if key in memory} | own
+
+
+def flat_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a recorded node in today's form: each knob once, beside the dimensions.
+
+    Records of earlier versions hold budgets a second time under their options, and null for those
+    that no option takes.
+    """
+    found = dict(memory)
+    for dimension in DIMENSIONS:
+        if dimension != "injection":
+            found[dimension] = {name: {} for name in memory[dimension]}
+            for fields in memory[dimension].values():
+                found |= {k: v for k, v in fields.items() if k not in memory}
+    unused = unused_knobs(found)
+    return {k: v for k, v in found.items() if k not in unused or v is not None}
+
+
+def unused_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the knobs that no chosen option takes, with their values.
+
+    Args:
+        memory: the node, unchecked. Options that do not exist take none.
+    """
+    chosen = [
+        (dimension, str(name))
+        for dimension in DIMENSIONS
+        if isinstance(memory.get(dimension), Mapping)
+        for name in memory[dimension]
+    ]
+    options = {option: option_class(*option) for option in chosen if known_option(*option)}
+    reads = any(
+        dimension == "reading" and option.unit != "nothing"
+        for (dimension, _), option in options.items()
+    )
+    soft = any(issubclass(option, InputWriting) for option in options.values())
+    taken = {field.name for option in options.values() for field in fields(option)}
+    taken |= {"segment_length", "device", *DIMENSIONS}
+    if ("injection", "layers") in options:
+        taken.add("layers")
+    if reads:
+        scheme = _yaml_true(memory.get("positions", "zero"))
+        taken |= {"positions", "fusion", "local"}
+        if known_option("positions", str(scheme)):
+            taken |= {field.name for field in fields(option_class("positions", str(scheme)))}
+    if reads or soft:
+        taken.add("bptt_segments")
+    return {key: value for key, value in memory.items() if key not in taken}
+
+
+def usual(knob: str) -> Any:
+    """Give the value of a knob that says nothing: it need not be used."""
+    field = MemorySettings.model_fields.get(knob)
+    return None if field is None else field.default

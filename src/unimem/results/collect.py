@@ -275,7 +275,7 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
         key: "+".join(sorted(value)) if isinstance(value, dict) else value
         for key, value in config["memory"].items()
     }
-    settings = {key: value for key, value in config.items() if key not in ("method", "preset")}
+    settings = {key: value for key, value in config.items() if key != "method"}
     row = dict(_flat(settings | {"memory": memory}))
     row |= {key: None for key in COLUMNS if key not in row}
     evaluation = "run" in result

@@ -26,7 +26,7 @@ def inherit(base: Cell, own: Combination) -> Combination:
     new = {key: line for key, line in own.items() if given.get(key) != line}
     replaced: tuple[str, ...] = ("model", *new)
     if "method" in new:
-        replaced += ("preset", "injection_layer", "memory")
+        replaced += ("injection_layer", "memory")
     elif any(under(key, ("memory.injection",)) for key in new):
         replaced += ("injection_layer",)
     kept = {

@@ -146,9 +146,7 @@ def setting_lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield from setting_lines(value, f"{prefix}{key}.")
         else:
-            # A preset holds whatever budgets its method names.
-            new = "++" if prefix == "preset." else ""
-            yield f"{new}{prefix}{key}={literal(value)}"
+            yield f"{prefix}{key}={literal(value)}"
 
 
 def _load(name: str) -> dict[str, Any]:

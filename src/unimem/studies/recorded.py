@@ -1,11 +1,14 @@
 """A finished run as the base of others: its record, turned back into overrides."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from unimem.config import ConfigError, compose_node, resolve
 from unimem.data.tokenizer import holds_tokenizer
 from unimem.memory.plan import DIMENSIONS
+from unimem.memory.settings import flat_knobs
 from unimem.overrides import literal
 from unimem.paths import config_root
 from unimem.results.records import read_result
@@ -69,18 +72,17 @@ def overrides_of(recorded: dict[str, Any]) -> list[str]:
     if recorded["injection_layer"] is not None:
         lines.append(f"injection_layer={recorded['injection_layer']}")
     composed = _composed(lines)
+    recorded = recorded | {"memory": flat_knobs(recorded["memory"])}
     choices = {dimension: recorded["memory"][dimension] for dimension in DIMENSIONS}
     others = {d: x for d, x in choices.items() if set(x) != set(composed["memory"][d])}
     if others:
         lines += [f"memory.{d}={literal(list(choice))}" for d, choice in others.items()]
         composed = _composed(lines)
-    # Options read their budgets from the flat knobs.
-    options = tuple(f"memory.{dimension}." for dimension in DIMENSIONS)
-    names = {line.partition("=")[0] for line in setting_lines(composed)}
+    names = {line.partition("=")[0] for line in setting_lines(_plain(lines))}
     for line in _differing(recorded, composed):
         if line.partition("=")[0] not in names:
             raise ConfigError(f"this version has no such setting: {line}")
-        if not line.startswith(options) or line.startswith("memory.injection.layers="):
+        if not line.startswith("memory.injection.single="):  # injection_layer says it
             lines.append(line)
     if different := _differing(recorded, _composed(lines)):
         raise ConfigError(f"this version cannot be set to {', '.join(different)}")
@@ -89,6 +91,11 @@ def overrides_of(recorded: dict[str, Any]) -> list[str]:
 
 def _composed(lines: list[str]) -> dict[str, Any]:
     return resolve(compose_node("train", lines))
+
+
+def _plain(lines: list[str]) -> dict[str, Any]:
+    """Give all that can be set beside these lines, whether it says something or not."""
+    return cast(dict[str, Any], OmegaConf.to_container(compose_node("train", lines)))
 
 
 def _differing(recorded: dict[str, Any], composed: dict[str, Any]) -> list[str]:
