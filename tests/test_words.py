@@ -1,6 +1,6 @@
 import pytest
 
-from unimem.words import duration
+from unimem.words import duration, printable
 
 
 @pytest.mark.parametrize(
@@ -9,3 +9,9 @@ from unimem.words import duration
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+def test_control_characters_are_shown():
+    text = "a\x1b[2J\r\x07\x9b\u202e\ud800 é\t\n"
+    assert printable(text) == "a\\x1b[2J\\r\\x07\\x9b\\u202e\\ud800 é\t\n"
+    assert printable("a\n\t", one_line=True) == "a\\n\\t"

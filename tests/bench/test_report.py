@@ -1,5 +1,7 @@
 """The figure is of all records, and its legend of all methods."""
 
+import pytest
+
 from unimem.bench import figure, report
 
 
@@ -34,3 +36,10 @@ def test_panels_of_one_shape_stand_beside_each_other(tmp_path, monkeypatch):
     report.write_report(tmp_path)
     assert [title.split(",")[0] for title in drawn] == ["x", "x", "y", "y", "x", "y"]
     assert drawn["y, cpu: training step"] == {"a": {8: 3.0}}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"settings": 1}'])
+def test_what_is_no_record_is_named(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match="x.json is no record of unimem-bench"):
+        report.read_records(tmp_path)

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import subprocess
 import sys
 
@@ -126,3 +127,18 @@ def test_starts_without_torch():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_foreign_record_moves_no_cursor(output, capsys, tmp_path):
+    copied = copy_of(output, tmp_path)
+    path = next(copied.glob("cells/*/result.json"))
+    result = read_result(path.parent)
+    result["config"]["data"]["kind"] = "\x1b[2J=1+1"
+    path.write_text(json.dumps(result))
+    (tmp_path / "bad\x1b]0;x").mkdir()
+    (tmp_path / "bad\x1b]0;x" / "result.json").write_text("{")
+    for form in ("table", "csv", "md", "latex"):
+        main([str(tmp_path), "--format", form])
+        told = capsys.readouterr()
+        assert "\x1b" not in told.out + told.err and "bad\\x1b]0;x" in told.err
+        assert "x1b[2J=1+1" in told.out.replace("\\textbackslash{}", "")

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 from studies.conftest import TINY
 
 from unimem.studies.disk import log_file, progress
-from unimem.studies.display import Lines, summary, table
+from unimem.studies.display import Lines, summary, table, tell
 from unimem.studies.runner import State, Status
 from unimem.studies.study import expand
 
@@ -68,3 +70,14 @@ def test_running_cells_are_shown_every_so_often_off_a_terminal(statuses, monkeyp
         monkeypatch.setattr(lines, "EVERY", 0)
         lines.look(statuses)
     assert captured.get() == "running   seed=2  step 2/8, perplexity 2.25, 1:00 left\n"
+
+
+def test_a_label_is_neither_markup_nor_control_characters(statuses):
+    label = "data.path=[/a,/b] [red]x[/red] \x1b[2J"
+    status = Status(cell=replace(statuses[0].cell, label=label))
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table([status]))
+        tell(console, label)
+    shown = captured.get()
+    assert shown.count("data.path=[/a,/b] [red]x[/red] \\x1b[2J") == 2 and "\x1b[2J" not in shown

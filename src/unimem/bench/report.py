@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unimem.bench.figure import plot_ratios
+from unimem.results.escape import as_paragraph, in_markdown
 from unimem.results.records import write_bytes_atomic
 from unimem.results.tables import as_markdown, as_text
 
@@ -52,8 +53,17 @@ def as_lines(record: Mapping[str, Any]) -> str:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read all records of a folder, by file name."""
-    return [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+    """Read all records of a folder, by file name. Raises ValueError, which names a damaged one."""
+    records: list[dict[str, Any]] = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            records.append(json.loads(file.read_text("utf-8")))
+            _section(records[-1])
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file} is no record of unimem-bench ({error!r}); move it elsewhere"
+            ) from None
+    return records
 
 
 def write_report(folder: Path) -> None:
@@ -85,7 +95,7 @@ def _section(record: Mapping[str, Any]) -> list[str]:
         f"{settings['seed']}; {machine['gpu'] or machine['platform']}, {machine['cpus']} cores, "
         f"torch {record['versions']['torch']}, commit {record['commit']}."
     )
-    parts = [f"## {_where(record)}", said]
+    parts = [f"## {in_markdown(_where(record))}", as_paragraph(said)]
     for name, rows in tables(record).items():
         parts += [f"### {TITLES[name]}", as_markdown(rows, _columns(rows))]
     return parts

@@ -1,12 +1,38 @@
-"""The commands. Ctrl-C ends each of them without a traceback, while it still imports too."""
+"""The commands. Ctrl-C ends each of them without a traceback, while it still imports too.
 
+What they say goes through `say`, `leave` and `Shown`: names, notes and records of other people
+cannot move the cursor of a terminal, or colour it.
+"""
+
+import logging
 import os
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
+from typing import IO, NoReturn
+
+from unimem.words import printable
 
 STOPPED = 128 + signal.SIGINT
+
+
+def say(text: object, file: IO[str] | None = None) -> None:
+    """Print a line or several at once; control characters are shown as escapes."""
+    print(printable(str(text)), file=file, flush=True)
+
+
+def leave(text: object) -> NoReturn:
+    """Say to stderr why the command ends, and end it with exit code 1."""
+    sys.exit(printable(str(text)))
+
+
+class Shown(logging.Formatter):
+    """Shows control characters of what is logged as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        return printable(super().format(record))
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:

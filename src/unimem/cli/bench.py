@@ -1,7 +1,5 @@
 """unimem-bench: what memory costs in time and space, against the same model without it."""
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from unimem.bench.settings import BenchSettings
+from unimem.cli import leave, say
 from unimem.cli.command import launch
 from unimem.config import ConfigError
 from unimem.settings import describe
@@ -23,7 +22,7 @@ def main() -> None:
         for node in nodes:
             run(node)
     except ConfigError as error:
-        sys.exit(str(error))
+        leave(error)
 
 
 def run(node: DictConfig) -> None:
@@ -42,14 +41,14 @@ def run(node: DictConfig) -> None:
     set_up_logging()
     measure = bench_gpu if settings.what == ["gpu"] else bench
     try:
-        record = measure(settings, partial(print, flush=True))
+        record = measure(settings, say)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
-    print(f"\n{as_lines(record)}\n\nrecords, bench.md and bench.png: {Path(settings.output)}")
+    say(f"\n{as_lines(record)}\n\nrecords, bench.md and bench.png: {Path(settings.output)}")
     if record["failures"]:
-        sys.exit(f"{record['failures']} failed by an error of the program; see above")
+        leave(f"{record['failures']} failed by an error of the program; see above")
 
 
 if __name__ == "__main__":

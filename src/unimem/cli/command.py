@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from unimem import __version__
-from unimem.cli import STOPPED
+from unimem.cli import STOPPED, leave, say
 from unimem.config import (
     ConfigError,
     compose_node,
@@ -42,7 +42,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
         try:
             _check(config_name, arguments, multirun)
         except ConfigError as error:
-            sys.exit(str(error))
+            leave(error)
 
     def job(node: DictConfig) -> None:
         try:
@@ -50,7 +50,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
         except ConfigError as error:
             if multirun:  # the other jobs go on
                 raise
-            sys.exit(str(error))
+            leave(error)
 
     if flags & {"--help", "-h"} and (own := own_config()):
         sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path
@@ -65,7 +65,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
 def _answer(arguments: list[str]) -> None:
     """Answer `--version` and `--explain`, and exit; go on if neither is asked for."""
     if "--version" in arguments:
-        print(f"unimem {__version__}")
+        say(f"unimem {__version__}")
         sys.exit(0)
     flags = [argument.partition("=") for argument in arguments]
     at = next((i for i, (flag, *_) in enumerate(flags) if flag == "--explain"), None)
@@ -78,14 +78,14 @@ def _answer(arguments: list[str]) -> None:
     names = [name for name in (flags[at][2], *arguments[at + 1 :]) if name]
     if not names:
         width = max(len(setting.name) for setting in settings())
-        print("\n".join(f"{s.name:<{width}}  {s.default}" for s in settings()))
+        say("\n".join(f"{s.name:<{width}}  {s.default}" for s in settings()))
     for name in names:
         found = find(name.partition("=")[0])
         if not found:
             close = close_settings(name, [setting.name for setting in settings()])
             meant = f"; did you mean {' or '.join(close)}?" if close else ""
-            sys.exit(f"{name} is not a setting{meant}")
-        print("\n".join(map(explain, found)))
+            leave(f"{name} is not a setting{meant}")
+        say("\n".join(map(explain, found)))
     sys.exit(0)
 
 
@@ -100,7 +100,7 @@ def take_config_dir() -> None:
             end = i + 1 if folder else i + 2
             folder = folder or "".join(sys.argv[i + 1 : end])
             if not Path(folder).is_dir() or not folder:
-                sys.exit(f"--config-dir {folder}: there is no such folder")
+                leave(f"--config-dir {folder}: there is no such folder")
             os.environ[CONFIG_DIR] = str(Path(folder).resolve())
             del sys.argv[i:end]
             return
@@ -113,7 +113,7 @@ def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
     if several and not multirun:
         raise ConfigError(several_values(several[0]))
     for line in repeated(parsed):
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     node = compose_node(config_name, [line for line in overrides if line not in several])
     if multirun and "study" in node:  # Hydra makes the folder itself
         make_folder(Path(str(node.output)), str(node.output))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
+from unimem.cli import leave, say
 from unimem.cli.command import launch, take_config_dir
 from unimem.cli.reading import may_share_documents, reads_other_data, recompose, require_tokenizer
 from unimem.config import Config, ConfigError, compose_node
@@ -54,7 +55,7 @@ def main() -> None:
     take_config_dir()
     arguments = sys.argv[1:]
     if {"-m", "--multirun"} & set(arguments):
-        sys.exit(TAKES)
+        leave(TAKES)
     if any(argument.startswith("-") for argument in arguments):
         launch(_refuse, "eval")  # --help and other flags that only show something
         return
@@ -64,9 +65,9 @@ def main() -> None:
         parse(own)
         run(compose_node("eval", own), others)
     except ConfigError as error:
-        sys.exit(str(error))
+        leave(error)
     except KeyboardInterrupt:
-        print("interrupted; nothing is recorded", file=sys.stderr)
+        say("interrupted; nothing is recorded", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     finally:
         for number, handler in handlers.items():
@@ -93,7 +94,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 parse([argument])
             except ConfigError:
                 each = " ".join(part.strip(" '\"") for part in value.strip("[]").split(","))
-                sys.exit(f"{argument}: write each override as an argument of its own: {each}")
+                leave(f"{argument}: write each override as an argument of its own: {each}")
         is_own = not equals or name in EvalSettings.model_fields
         (own if is_own else others).append(argument)
     return own, others
@@ -130,8 +131,8 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(str(error)) from error
-    print("\n".join([f"corpus: {record['corpus']['summary']}", *table(record["evaluation"])]))
-    print(f"results: {folder}")
+    say("\n".join([f"corpus: {record['corpus']['summary']}", *table(record["evaluation"])]))
+    say(f"results: {folder}")
 
 
 def _read_run(place: Path) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def evaluate(
         write_json_atomic(folder / RESULT, record)
     about = resolved | {"overrides": list(overrides)}
     if command := mirror_evaluation(config, about, evaluation, folder, run_folder):
-        print(f"W&B: to send it: {command}")
+        say(f"W&B: to send it: {command}")
     return folder, record
 
 

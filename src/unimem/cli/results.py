@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimem.cli import leave, say
 from unimem.results.collect import (
     COLUMNS,
     SHOWN,
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(_parser().parse_args(_with_minus(given)))
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        leave(error)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -46,7 +47,7 @@ def run(given: argparse.Namespace) -> None:
         kind = "run" if given.all else "finished run; --all lists the others too"
         raise ValueError(f"{given.folder} holds no {kind}")
     if given.list_columns:
-        print("\n".join(all_columns(found.rows)))
+        say("\n".join(all_columns(found.rows)))
         return
     rows = where(found.rows, given.where)
     if given.sort is not None:
@@ -61,7 +62,7 @@ def run(given: argparse.Namespace) -> None:
         content = FORMATS[given.format](rows, columns)
         write_bytes_atomic(Path(given.out), f"{content}\n".encode())
     elif rows or not text:
-        print(FORMATS[given.format](rows, columns))
+        say(FORMATS[given.format](rows, columns))
 
 
 def _columns(
@@ -82,7 +83,7 @@ def _columns(
             kept.pop(_least(kept))
         if left := [column for column in columns if column not in kept]:
             told = f"{', '.join(left)}: left out, the terminal has {counted(width, 'column')}"
-            print(f"{told}; --columns names any", file=sys.stderr)
+            say(f"{told}; --columns names any", file=sys.stderr)
         columns = kept
     return columns
 
@@ -97,21 +98,21 @@ def _least(columns: Sequence[str]) -> int:
 def _tell_damaged(damaged: Sequence[str]) -> None:
     if not damaged:
         return
-    print(f"{counted(len(damaged), 'record')} left out:", file=sys.stderr)
+    say(f"{counted(len(damaged), 'record')} left out:", file=sys.stderr)
     for line in damaged:
-        print(f"  {line}", file=sys.stderr)
+        say(f"  {line}", file=sys.stderr)
 
 
 def _tell_nothing(rows: Sequence[Row], conditions: Sequence[str]) -> None:
     """Say that no row is left, and what there is in the columns that were asked about."""
-    print(f"none of {counted(len(rows), 'run')}: {' '.join(conditions)}", file=sys.stderr)
+    say(f"none of {counted(len(rows), 'run')}: {' '.join(conditions)}", file=sys.stderr)
     for condition in conditions:
         if where(rows, [condition]):
             continue
         (column,) = known_columns(rows, [condition.split("=")[0].strip(" <>!")])
         values = list(dict.fromkeys(shown_value(column, row.get(column)) for row in rows))
         more = f" and {len(values) - FIRST} more" if len(values) > FIRST else ""
-        print(f"  {column} is {', '.join(values[:FIRST])}{more}", file=sys.stderr)
+        say(f"  {column} is {', '.join(values[:FIRST])}{more}", file=sys.stderr)
 
 
 def _with_minus(arguments: Sequence[str]) -> list[str]:

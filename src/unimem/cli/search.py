@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from unimem.cli import leave
 from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
 from unimem.studies.display import Lines, LiveTable, tell
@@ -44,7 +45,7 @@ def main() -> None:
     take_config_dir()
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
     if {"-m", "--multirun"} & set(arguments):
-        sys.exit(TAKES)
+        leave(TAKES)
     if any(argument.startswith("-") for argument in arguments):
         launch(_refuse, "search")  # --help and its kin
         return
@@ -55,7 +56,7 @@ def main() -> None:
             raise
         sys.exit("unimem-search needs optuna: pip install 'unimem[search]'")
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        leave(error)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimem.cli import leave, say
 from unimem.results.blocks import Measured
 from unimem.results.collect import STUDY
 from unimem.results.study import StudyRecord, read_study
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(_parser().parse_args(arguments))
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        leave(error)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -31,17 +32,17 @@ def run(given: argparse.Namespace) -> None:
     study = read_study(output, name)
     report = write_study_report(study, output / name)
     for line in left_out(report.study):
-        print(line, file=sys.stderr)
-    print("\n".join(summary(report)))
-    print(report.page)
+        say(line, file=sys.stderr)
+    say("\n".join(summary(report)))
+    say(report.page)
     if given.copy_to is not None:
-        print(copy_report(report, Path(given.copy_to)))
+        say(copy_report(report, Path(given.copy_to)))
     settings = logger_settings(study, given.wandb)
     if settings.mode != "disabled":
         from unimem.results.publish import publish
 
         if command := publish(report, settings):
-            print(f"W&B: to send it: {command}")
+            say(f"W&B: to send it: {command}")
 
 
 def _place(study: str, output: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from unimem.cli import Shown, leave, say
 from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
 from unimem.studies.disk import begun, finished, write_study
@@ -27,7 +28,7 @@ def main() -> None:
     take_config_dir()
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
     if {"-m", "--multirun"} & set(arguments):
-        sys.exit(TAKES)
+        leave(TAKES)
     if any(argument.startswith("-") for argument in arguments):
         launch(_refuse, "sweep")  # --help and its kin
         return
@@ -36,7 +37,7 @@ def main() -> None:
         study = expand(arguments)
         sys.exit(_list(study) if study.options.dry_run else run(study))
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        leave(error)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -59,11 +60,11 @@ def _list(study: Study) -> int:
     """Print the runs, what they will take, and why they cannot start; give the exit status."""
     for cell in study.runs:
         state = "finished" if finished(cell) else "begun" if begun(cell) else "new"
-        print(f"{state:<9} {cell.label}  {cell.folder}")
-    print("\n".join([_counts(study), *_estimate(study)]))
+        say(f"{state:<9} {cell.label}  {cell.folder}")
+    say("\n".join([_counts(study), *_estimate(study)]))
     problems = dict.fromkeys(cell.problem for cell in study.runs if cell.problem)
     for problem in problems:
-        print(f"the sweep does not start here: {problem}")
+        say(f"the sweep does not start here: {problem}")
     return 1 if problems else 0
 
 
@@ -95,6 +96,7 @@ def _log_once() -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(is_new)
+    handler.setFormatter(Shown())
     logger = logging.getLogger("unimem")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

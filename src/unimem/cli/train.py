@@ -3,10 +3,10 @@
 import logging
 import sys
 import warnings
-from functools import partial
 
 from omegaconf import DictConfig
 
+from unimem.cli import Shown, say
 from unimem.cli.command import launch
 from unimem.config import ConfigError, resolve, validate
 from unimem.training.early import require_startable
@@ -30,7 +30,7 @@ def run(node: DictConfig) -> None:
 
     set_up_logging()
     try:
-        folder = train(config, resolved, announce=partial(print, flush=True))
+        folder = train(config, resolved, announce=say)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -38,8 +38,8 @@ def run(node: DictConfig) -> None:
     if rank_zero_only.rank:
         return
     for use, score in read_result(folder)["evaluation"]["scores"].items():
-        print(f"memory {use:<6} perplexity {short(score['perplexity'])}  nll {short(score['nll'])}")
-    print(f"results            {folder}")
+        say(f"memory {use:<6} perplexity {short(score['perplexity'])}  nll {short(score['nll'])}")
+    say(f"results            {folder}")
 
 
 def set_up_logging() -> None:
@@ -50,7 +50,7 @@ def set_up_logging() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(Shown("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("unimem")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

@@ -24,7 +24,7 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[], None]
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -1,7 +1,9 @@
-"""The parts of a report, each of which writes itself as Markdown and as HTML."""
+"""The parts of a report, each of which writes itself as Markdown and as HTML.
+
+Their text is text in both: see `unimem.results.escape`.
+"""
 
 import base64
-import html
 import math
 import re
 from collections.abc import Sequence
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unimem.results.escape import as_paragraph, in_brackets, in_html, in_markdown
 from unimem.results.tables import as_csv
+from unimem.words import printable
 
 LARGE = 1e9
 """Numbers from here on are written with an exponent."""
@@ -41,13 +45,13 @@ class Heading:
 
     def markdown(self) -> str:
         """Give it in Markdown."""
-        return f"{'#' * self.level} {self.text}"
+        return f"{'#' * self.level} {in_markdown(self.text)}"
 
     def html(self) -> str:
         """Give it in HTML."""
         # Those below repeat: each corpus has the same ones.
         anchor = f' id="{self.anchor}"' if self.level == 2 else ""
-        return f"<h{self.level}{anchor}>{html.escape(self.text)}</h{self.level}>"
+        return f"<h{self.level}{anchor}>{in_html(self.text)}</h{self.level}>"
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,12 @@ class Contents:
 
     def markdown(self) -> str:
         """Give it in Markdown."""
-        return "\n".join(f"- [{heading.text}](#{heading.anchor})" for heading in self.headings)
+        links = (f"- [{in_brackets(h.text)}](#{h.anchor})" for h in self.headings)
+        return "\n".join(links)
 
     def html(self) -> str:
         """Give it in HTML."""
-        links = (f'<a href="#{h.anchor}">{html.escape(h.text)}</a>' for h in self.headings)
+        links = (f'<a href="#{h.anchor}">{in_html(h.text)}</a>' for h in self.headings)
         return f"<nav><ul>{''.join(f'<li>{link}</li>' for link in links)}</ul></nav>"
 
 
@@ -73,12 +78,12 @@ class Paragraph:
     text: str
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
-        return self.text
+        """Give it in Markdown, in one line."""
+        return as_paragraph(self.text)
 
     def html(self) -> str:
         """Give it in HTML."""
-        return f"<p>{html.escape(self.text)}</p>"
+        return f"<p>{in_html(self.text)}</p>"
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,11 @@ class Code:
         fence = "```"
         while fence in self.text:
             fence += "`"
-        return f"{fence}\n{self.text}\n{fence}"
+        return f"{fence}\n{printable(self.text)}\n{fence}"
 
     def html(self) -> str:
         """Give it in HTML."""
-        return f"<pre>{html.escape(self.text)}</pre>"
+        return f"<pre>{in_html(self.text)}</pre>"
 
 
 def written(value: float, form: str) -> str:
@@ -147,9 +152,9 @@ class Table:
     def markdown(self) -> str:
         """Give it in Markdown; a marked row is bold."""
         rule = "---" if self.prose else "---:"
-        lines = [self.head, ["---", *[rule] * (len(self.head) - 1)]]
+        lines = [[in_markdown(name) for name in self.head], ["---", *[rule] * (len(self.head) - 1)]]
         for i, row in enumerate(self.rows):
-            cells = [str(cell).replace("|", "\\|") for cell in row]
+            cells = [str(c) if isinstance(c, Measured) else in_markdown(c) for c in row]
             lines.append([f"**{cell}**" for cell in cells] if i in self.marked else cells)
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -178,7 +183,7 @@ class Table:
     def _cells(self, tag: str, cells: Sequence[str | Measured]) -> str:
         # Names of settings may be broken where a narrow page has to break them.
         texts = (
-            c.html() if isinstance(c, Measured) else html.escape(c).replace("_", "_<wbr>")
+            c.html() if isinstance(c, Measured) else in_html(c).replace("_", "_<wbr>")
             for c in cells
         )
         return "".join(f"<{tag}>{text}</{tag}>" for text in texts)
@@ -206,12 +211,12 @@ class Download:
 
     def markdown(self) -> str:
         """Give it in Markdown."""
-        return f"[{self.file}]({self.file})"
+        return f"[{in_brackets(self.file)}]({self.file})"
 
     def html(self) -> str:
         """Give it in HTML."""
         data = base64.b64encode(self.csv().encode()).decode()
-        name = html.escape(self.file)
+        name = in_html(self.file)
         link = f'<a download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">{name}</a>'
         return f'<p class="csv">{link}</p>'
 
@@ -242,8 +247,8 @@ class Findings:
         """Give them in Markdown."""
         lines: list[str] = []
         for finding in self.findings:
-            lines.append(f"- {finding.statement}")
-            lines += [f"  - **{verdict}**: {reason}" for verdict, reason in finding.verdicts]
+            lines.append(f"- {as_paragraph(finding.statement)}")
+            lines += [f"  - **{v}**: {in_markdown(reason)}" for v, reason in finding.verdicts]
         return "\n".join(lines)
 
     def html(self) -> str:
@@ -253,10 +258,10 @@ class Findings:
     def _item(self, finding: Finding) -> str:
         lines = (
             f'<li><span class="verdict {verdict.replace(" ", "-")}">{verdict}</span> '
-            f"{html.escape(reason)}</li>"
+            f"{in_html(reason)}</li>"
             for verdict, reason in finding.verdicts
         )
-        return f"<li>{html.escape(finding.statement)}<ul>{''.join(lines)}</ul></li>"
+        return f"<li>{in_html(finding.statement)}<ul>{''.join(lines)}</ul></li>"
 
 
 @dataclass(frozen=True)
@@ -268,13 +273,14 @@ class Picture:
 
     def markdown(self) -> str:
         """Give it in Markdown."""
-        return f"![{self.caption}]({self.path.name})\n\n{self.caption}"
+        name = self.path.name
+        return f"![{in_brackets(self.caption)}]({name})\n\n{as_paragraph(self.caption)}"
 
     def html(self) -> str:
         """Give it in HTML, with the picture in it: the SVG file beside it if there is one."""
         vector = self.path.with_suffix(".svg")
         path, kind = (vector, "svg+xml") if vector.is_file() else (self.path, "png")
         data = base64.b64encode(path.read_bytes()).decode()
-        caption = html.escape(self.caption)
+        caption = in_html(self.caption)
         image = f'<img src="data:image/{kind};base64,{data}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

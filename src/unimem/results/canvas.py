@@ -1,10 +1,16 @@
 """What all figures have in common."""
 
+import logging
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from unimem.words import printable
+
+logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colours that are seen on white, a wine red and a grey: told apart by
 # colour-blind eyes too.
@@ -59,9 +65,40 @@ def save(figure: Any, path: Path, legend_of: Any = None, *, beside: bool = False
             frameon=False,
             fontsize=9,
         )
-    figure.savefig(path, dpi=300)
-    # Without a date, so that the same figure is the same file.
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    _take_as_written(figure)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, dpi=300)
+        # Without a date, so that the same figure is the same file.
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    lacking = [w for w in caught if "missing from font" in str(w.message)]
+    if lacking:
+        logger.warning("%s: the font has no sign for some characters, which are boxes", path)
+    for other in caught:
+        if other not in lacking:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+
+
+def _take_as_written(figure: Any) -> None:
+    """Let no text be a formula, but for the labels that matplotlib itself makes."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    own: set[Any] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for minor in (False, True):
+                labels = axis.get_ticklabels(minor=minor)
+                made = axis.get_minor_formatter() if minor else axis.get_major_formatter()
+                if not isinstance(made, FixedFormatter | FuncFormatter):
+                    own.update(labels)
+                elif labels:
+                    texts = [printable(label.get_text()) for label in labels]
+                    axis.set_ticklabels(texts, minor=minor)
+    for text in figure.findobj(Text):
+        if text not in own:
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
 
 
 def by_right_end(curves: Mapping[str, Sequence[float]]) -> list[str]:

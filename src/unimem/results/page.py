@@ -1,9 +1,9 @@
 """A report as Markdown, and as one self-contained HTML page."""
 
-import html
 from collections.abc import Sequence
 
 from unimem.results.blocks import Block
+from unimem.results.escape import in_html
 
 STYLE = """
 :root { color-scheme: light; }
@@ -68,6 +68,6 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{in_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )

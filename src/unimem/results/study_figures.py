@@ -11,6 +11,7 @@ from unimem.results.blocks import Paragraph, Picture
 from unimem.results.canvas import MOST, Colours, colours_of
 from unimem.results.collect import model_name, read_metrics
 from unimem.results.comparison import Panel, pareto_front
+from unimem.results.escape import as_file_name
 from unimem.results.readings import CONTROLS
 from unimem.results.select import in_words, number
 from unimem.results.study_plots import (
@@ -56,7 +57,9 @@ def draw_settings(panel: Panel, folder: Path, prefix: str, colours: Colours) -> 
     if not _finite(panel):
         return
     if len(axes) == 1:
-        yield _gain_against(panel, axes[0], colours, folder / f"{prefix}gain_by_{axes[0]}.png")
+        yield _gain_against(
+            panel, axes[0], colours, folder / f"{prefix}gain_by_{as_file_name(axes[0])}.png"
+        )
     elif len(axes) == 2 and (grid := _grid(panel, (axes[0], axes[1]))):
         yield _heat_map(panel, (axes[0], axes[1]), grid, folder / f"{prefix}heat_map.png")
     elif len(panel.readings) > 1:

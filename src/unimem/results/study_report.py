@@ -23,6 +23,7 @@ from unimem.results.blocks import (
 from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
 from unimem.results.comparison import SEEDS, Panel, panels
+from unimem.results.escape import as_file_name
 from unimem.results.page import as_html, as_markdown
 from unimem.results.records import write_bytes_atomic, write_json_atomic
 from unimem.results.study import CellRecord, StudyRecord
@@ -167,8 +168,7 @@ def _blocks(
     top: list[Block] = [Heading(f"Study {study.name}", 1)]
     rest: list[Block] = [*_unfinished(study), Heading("How to read the tables"), Paragraph(METHOD)]
     colours = colours_of_report(found)
-    for panel in found:
-        prefix = f"{_slug(panel.name)}_" if len(found) > 1 else ""
+    for panel, prefix in zip(found, _prefixes(found), strict=True):
         level = panel.levels[0]
         read = f"Evaluated: {counted(level.documents, 'document')}, {level.tokens:,} tokens scored."
         few = few_documents(level.documents)
@@ -257,5 +257,10 @@ def _unfinished(study: StudyRecord) -> Iterator[Block]:
             yield Code("\n".join(log))
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", name)
+def _prefixes(found: Sequence[Panel]) -> list[str]:
+    """Give what the names of each panel's files begin with; no two have the same."""
+    if len(found) == 1:
+        return [""]
+    names = [as_file_name(panel.name) for panel in found]
+    alike = len(set(names)) < len(names)
+    return [f"{name}-{i}_" if alike else f"{name}_" for i, name in enumerate(names, 1)]

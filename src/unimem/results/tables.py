@@ -1,4 +1,7 @@
-"""Rows of values as text for a terminal, Markdown, LaTeX and CSV, and as Parquet."""
+"""Rows of values as text for a terminal, Markdown, LaTeX and CSV, and as Parquet.
+
+Text in them stays text: see `unimem.results.escape`.
+"""
 
 import csv
 import io
@@ -7,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimem.results.escape import in_csv, in_latex, in_markdown
+from unimem.words import printable
+
 Rows = Sequence[Mapping[str, Any]]
 
 
 def as_text(rows: Rows, columns: Sequence[str]) -> str:
     """Give a table for the terminal: columns side by side, numbers to the right."""
-    cells = _cells(rows, columns)
+    cells = [[printable(cell, one_line=True) for cell in row] for row in _cells(rows, columns)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [_numeric(rows, column) for column in columns]
     lines = [
@@ -27,28 +33,25 @@ def as_text(rows: Rows, columns: Sequence[str]) -> str:
 
 def as_markdown(rows: Rows, columns: Sequence[str]) -> str:
     """Give a Markdown table."""
-    head, *body = ([_escape(cell, "|") for cell in line] for line in _cells(rows, columns))
+    head, *body = ([in_markdown(cell) for cell in line] for line in _cells(rows, columns))
     rule = ["---:" if _numeric(rows, column) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
 def as_latex(rows: Rows, columns: Sequence[str]) -> str:
     r"""Give a LaTeX tabular; it needs `\usepackage{booktabs}`."""
-    head, *body = (
-        f"{' & '.join(_escape(cell, '&%$#_{}') for cell in line)} \\\\"
-        for line in _cells(rows, columns)
-    )
+    head, *body = (f"{' & '.join(map(in_latex, line))} \\\\" for line in _cells(rows, columns))
     align = "".join("r" if _numeric(rows, column) else "l" for column in columns)
     lines = [f"\\begin{{tabular}}{{{align}}}", "\\toprule", head, "\\midrule", *body]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
 
 
 def as_csv(rows: Rows, columns: Sequence[str]) -> str:
-    """Give comma-separated values, in full precision."""
+    """Give comma-separated values, in full precision; no text is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_plain(row.get(column)) for column in columns] for row in rows)
+    writer.writerow(map(in_csv, columns))
+    writer.writerows([_field(row.get(column)) for column in columns] for row in rows)
     return text.getvalue().removesuffix("\n")
 
 
@@ -65,9 +68,11 @@ def write_parquet(rows: Rows, columns: Sequence[str], path: Path) -> None:
     for column, found in values.items():
         kinds = {type(value) for value in found if value is not None}
         if len(kinds) > 1 and not kinds <= {int, float}:
-            values[column] = [None if value is None else str(value) for value in found]
+            values[column] = [None if value is None else printable(str(value)) for value in found]
         elif kinds == {int, float}:
             values[column] = [None if value is None else float(value) for value in found]
+        elif kinds == {str}:  # half a character is in JSON, but in no file
+            values[column] = [None if value is None else printable(value) for value in found]
     pyarrow.parquet.write_table(pyarrow.table(values), path)
 
 
@@ -110,5 +115,6 @@ def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _escape(text: str, special: str) -> str:
-    return "".join(f"\\{letter}" if letter in special else letter for letter in text)
+def _field(value: Any) -> Any:
+    plain = _plain(value)
+    return in_csv(plain) if isinstance(plain, str) else plain

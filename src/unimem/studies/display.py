@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from unimem.results.tables import short
 from unimem.studies.disk import last_lines, log_file, perplexity, progress
 from unimem.studies.runner import State, Status
+from unimem.words import printable
 
 _ORDER = (
     State.FAILED,
@@ -81,9 +83,9 @@ class LiveTable:
 
 
 def tell(console: Console, *lines: str) -> None:
-    """Print lines as they are, above a table if there is one."""
+    """Print lines as they are, above a table if there is one; control characters as escapes."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def table(statuses: Sequence[Status]) -> Table:
@@ -94,7 +96,9 @@ def table(statuses: Sequence[Status]) -> Table:
     for name in ("step", "perplexity", "left"):
         shown.add_column(name, justify="right")
     for status in sorted(statuses, key=lambda s: _ORDER.index(s.state)):
-        shown.add_row(status.cell.label, str(status.state), *_numbers(status))
+        # not a string, which may hold what rich takes for its markup
+        label = Text(printable(status.cell.label, one_line=True))
+        shown.add_row(label, str(status.state), *_numbers(status))
     return shown
 
 
