@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unimem.bench.clock import Clock, bounded_memory, compared, out_of_memory
+from unimem.bench.clock import Clock, bounded_memory, compared
+from unimem.training.exhausted import out_of_memory
 
 CPU = torch.device("cpu")
 CLOCK = Clock(device=CPU, threads=1)

@@ -133,13 +133,6 @@ def bounded_memory(device: torch.device) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is of memory that is not there."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def _status(name: str) -> int:
     """Read one size of this process, in bytes."""
     return _kilobytes(_STATUS, name) * 1024

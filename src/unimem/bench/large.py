@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from unimem.bench.bank import filled_bank
-from unimem.bench.clock import Call, Clock, out_of_memory
+from unimem.bench.clock import Call, Clock
 from unimem.bench.floors import HALF, device_peak
 from unimem.bench.inputs import Clustered
 from unimem.bench.settings import BenchSettings
@@ -19,6 +19,7 @@ from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.load import load_model
 from unimem.training.describe import num_parameters
+from unimem.training.exhausted import out_of_memory
 
 
 def measure_tokens(

@@ -12,6 +12,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import IO, NoReturn
 
+from unimem.training.exhausted import OUT_OF_MEMORY, in_words, out_of_memory
 from unimem.words import printable
 
 STOPPED = 128 + signal.SIGINT
@@ -46,9 +47,15 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End without a traceback where the user stopped the command or closed its output."""
+    """End without a traceback where the user stopped the command or closed its output.
+
+    Or where memory ran out.
+    """
     if issubclass(kind, KeyboardInterrupt | BrokenPipeError):
         os._exit(STOPPED if issubclass(kind, KeyboardInterrupt) else 1)
+    if error is not None and out_of_memory(error):
+        say(f"out of memory: {in_words(error)}", file=sys.stderr)
+        os._exit(OUT_OF_MEMORY)
     sys.__excepthook__(kind, error, trace)
 
 

@@ -23,6 +23,7 @@ from unimem.config import (
     text_as_written,
 )
 from unimem.paths import CONFIG_DIR, config_root, own_config
+from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError
 from unimem.training.folder import make_folder
 
 
@@ -51,6 +52,11 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
             if multirun:  # the other jobs go on
                 raise
             leave(error)
+        except OutOfMemoryError as error:
+            if multirun:
+                raise
+            say(error, file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY)
 
     if flags & {"--help", "-h"} and (own := own_config()):
         sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path

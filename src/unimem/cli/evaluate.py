@@ -21,6 +21,7 @@ from unimem.paths import own_config
 from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
+from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError, evaluation_knobs, memory_told
 from unimem.training.folder import weights_folder
 from unimem.words import counted
 
@@ -66,6 +67,9 @@ def main() -> None:
         run(compose_node("eval", own), others)
     except ConfigError as error:
         leave(error)
+    except OutOfMemoryError as error:
+        say(error, file=sys.stderr)
+        sys.exit(OUT_OF_MEMORY)
     except KeyboardInterrupt:
         say("interrupted; nothing is recorded", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -126,7 +130,8 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
         from unimem.cli.train import set_up_logging
 
         set_up_logging()
-        folder, record = evaluate(place, recorded, config, resolved, overrides, settings.output)
+        with memory_told("evaluating", lambda: evaluation_knobs(config), "nothing is recorded"):
+            folder, record = evaluate(place, recorded, config, resolved, overrides, settings.output)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise

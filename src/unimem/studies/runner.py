@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished
+from unimem.training.exhausted import OUT_OF_MEMORY
 from unimem.training.signals import heeded
 from unimem.training.signature import code_changed
 
@@ -133,7 +135,7 @@ class Runner:
             elif self.received is not None:
                 self._set(status, State.STOPPED)
             else:
-                self._fail(status, _reason(code, status.cell))
+                self._fail(status, reason(code, status.cell.folder))
 
     def _start(self) -> None:
         for status in self._open():
@@ -200,7 +202,12 @@ class Runner:
                 run.stop()
 
 
-def _reason(code: int, cell: Cell) -> str:
+def reason(code: int, folder: Path) -> str:
+    """Say why a cell whose process ended with an exit status has no result in its folder."""
     if code == 0:
-        return f"its result is of other settings; remove {cell.folder}"
+        return f"its result is of other settings; remove {folder}"
+    if code == OUT_OF_MEMORY:
+        return f"out of memory (exit status {code})"
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (often: out of memory)"
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -46,6 +46,12 @@ from unimem.training.devices import (
     num_devices,
 )
 from unimem.training.environment import git_commit, machine, peak_memory_bytes, versions
+from unimem.training.exhausted import (
+    CORPUS_KNOBS,
+    evaluation_knobs,
+    memory_told,
+    training_knobs,
+)
 from unimem.training.fits import require_fit
 from unimem.training.folder import (
     CHECKPOINTS,
@@ -86,8 +92,9 @@ def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.
     all, `result.json`. With `resume=true` the run goes on from its newest whole checkpoint, as if
     it had never stopped.
 
-    Raises `ConfigError` and other ValueErrors for what the user can mend, and SystemExit with 128 +
-    signal when SIGTERM or SIGINT ended the run; it can be continued then.
+    Raises `ConfigError` and other ValueErrors for what the user can mend, `OutOfMemoryError` where
+    memory ran out, and SystemExit with 128 + signal when SIGTERM or SIGINT ended the run; it can be
+    continued then.
     """
     rank = rank_zero_only.rank or 0
     with StopSignals() as stop, open_run(config, resolved, rank) as folder:
@@ -116,16 +123,20 @@ class _Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         seed_everything(config.seed, verbose=False)
-        self.corpus = build_corpus(config.data)
+        with memory_told("building the corpus", lambda: CORPUS_KNOBS, "nothing was trained"):
+            self.corpus = build_corpus(config.data)
         self.checkpoint = newest_valid(self.path / CHECKPOINTS)
         if self.checkpoint is not None:
             require_same_corpus(self.checkpoint, self.corpus.digest)
         if isinstance(config.model, PretrainedModel):
             require_vocabulary(config.model.name, self.corpus, config.data)
         self.config = _with_steps(config, self.corpus.train)
-        self.model = load_model(
-            config.model, self.corpus.vocab_size, config.seed, config.weights_dtype()
-        )
+        with memory_told(
+            "loading the model", lambda: ["the size of the model"], "nothing was trained"
+        ):
+            self.model = load_model(
+                config.model, self.corpus.vocab_size, config.seed, config.weights_dtype()
+            )
         attach(self.model, config.memory, config.attention.backend)
         for line in _unread(self.config, self.corpus, attached(self.model).plan):
             logger.warning(line)
@@ -180,7 +191,13 @@ class _Run:
                 file.keep_until(0 if checkpoint is None else step_of(checkpoint))
                 replay(read_metrics(self.path), loggers)
             self.folder.begun = True
-            self.fit(trainer, checkpoint)
+            again = f"resume=true name={self.path.name}"
+            then = (
+                f"change them in a new run, or make memory free and continue with {again} "
+                "(of these settings only memory.device may be another then)"
+            )
+            with memory_told("training", lambda: training_knobs(self.config), then):
+                self.fit(trainer, checkpoint)
             if not trainer.is_global_zero:
                 return
             early = None if validation is None else validation.why_stopped()
@@ -194,7 +211,9 @@ class _Run:
                 raise SystemExit(128 + (self.stop.received or signal.SIGTERM))
             if early:
                 self.announce(f"{'stopped early':<18} after step {trainer.global_step}: {early}")
-            result = self.result(metrics, trainer.global_step, validation)
+            then = f"continue with {again} evaluation.batch_size=1"
+            with memory_told("evaluating", lambda: evaluation_knobs(self.config), then):
+                result = self.result(metrics, trainer.global_step, validation)
             write_json_atomic(self.path / RESULT, result)
             # Only then: a server that does not answer must not cost the result.
             for each in loggers:
