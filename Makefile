@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
+FAULT_TABLE ?=
 JOBS ?= auto
 PROFILE ?= cpu
 # Studies of the paper's figures, and the others; those that read trained weights need table2 first.
@@ -17,7 +18,7 @@ study = $(BIN)/unimem-sweep sweeps=$(1) profile=$(PROFILE) && \
   $(BIN)/unimem-report $(1)$(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart reproduce-table2 reproduce-figures reproduce-all test test-slow bench bench-gpu lint types format clean
+.PHONY: help install quickstart reproduce-table2 reproduce-figures reproduce-all test test-slow test-faults bench bench-gpu lint types format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -50,7 +51,11 @@ test: install ## the whole suite but what takes long
 
 test-slow: install ## the tests that take long
 	@echo "== the tests marked slow"
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m slow
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'slow and not fault'
+
+test-faults: install ## processes killed, files damaged, disks full: docs/reliability.md (FAULT_TABLE=)
+	@echo "== the faults of docs/reliability.md, injected"
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m fault tests/faults $(if $(FAULT_TABLE),--fault-table $(FAULT_TABLE))
 
 bench: install ## what memory costs on this CPU: outputs/bench/bench.md and bench.png
 	@$(BIN)/unimem-bench shape=tinyllama_layer device=cpu
