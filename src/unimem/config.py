@@ -16,7 +16,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from unimem.data.settings import DataSettings
 from unimem.memory.depth import Place, in_order
@@ -59,6 +66,19 @@ Name = Annotated[str, AfterValidator(_is_name)]
 """The name of a folder that a run or study makes."""
 
 
+def _as_resume(value: Any) -> Any:
+    known = {"true": True, "false": False, "auto": "auto"}
+    if isinstance(value, bool | str) and str(value).lower() in known:
+        return known[str(value).lower()]
+    raise ValueError(
+        "write true to continue the run of that name, auto to start it or continue it, or false"
+    )
+
+
+Resume = Annotated[bool | Literal["auto"], BeforeValidator(_as_resume)]
+"""Whether a run is continued: `auto` starts it if it was not begun."""
+
+
 class ConfigError(CompactHydraException, ValueError):
     """What is wrong with a configuration, one line for each problem."""
 
@@ -70,7 +90,7 @@ class Config(Settings):
     output: str
     study: Name
     name: Name | None
-    resume: bool
+    resume: Resume
     injection_layer: Place | None
     method: MethodSettings
     memory: MemorySettings

@@ -4,11 +4,13 @@ import logging
 import sys
 import warnings
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from unimem.cli import Shown, say
 from unimem.cli.command import launch
 from unimem.config import ConfigError, resolve, validate
+from unimem.training.continued import FinishedRunError
 from unimem.training.early import require_startable
 
 
@@ -24,6 +26,7 @@ def run(node: DictConfig) -> None:
     # torch and lightning take seconds; a wrong setting must not.
     from lightning.pytorch.utilities import rank_zero_only
 
+    from unimem.cli.train_on import train_on
     from unimem.results.records import read_result
     from unimem.results.tables import short
     from unimem.training.run import train
@@ -31,6 +34,9 @@ def run(node: DictConfig) -> None:
     set_up_logging()
     try:
         folder = train(config, resolved, announce=say)
+    except FinishedRunError as error:
+        given = HydraConfig.get().overrides.task
+        raise ConfigError(f"{error}\n{train_on(error.folder, given)}") from None
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise

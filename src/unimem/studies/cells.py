@@ -95,8 +95,8 @@ class Draft:
             problem = str(error)
             if not options.dry_run:
                 raise ConfigError(problem) from None
-        if self.base is not None and not problem:
-            self._require_vocabulary(self.base)
+        if not problem:
+            self.require_vocabulary()
         identity = signature(resolve(self.node), digest)
         started_from = None if self.base is None else self.base.first().config.model
         name = f"{readable_name(self.config, started_from)}-{identity[:12]}"
@@ -110,11 +110,14 @@ class Draft:
             problem=problem,
         )
 
-    def _require_vocabulary(self, base: Cell) -> None:
+    def require_vocabulary(self) -> None:
         """Refuse documents whose token ids are not those that the base's weights are trained on.
 
         Raises `ConfigError`.
         """
+        base = self.base
+        if base is None:
+            return
         try:
             trained = corpus_of(base.config.data).vocabulary
             corpus, weights = corpus_of(self.config.data), str(base.folder / MODEL)

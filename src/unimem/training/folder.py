@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,34 +17,14 @@ from omegaconf import OmegaConf
 from unimem.config import Config, ConfigError
 from unimem.results.records import CONFIG, RESULT, set_damaged_aside, write_bytes_atomic
 from unimem.settings import ModelSettings, ScratchModel
+from unimem.training.continued import require_same
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 MODEL = "model"
-MAY_DIFFER = (
-    "resume",
-    "output",
-    "study",
-    "name",
-    "data.cache",
-    "logger.",
-    "memory.device",
-    "method.title",
-    "method.paper",
-    "method.exact",
-    "method.note",
-    "model.parameters",
-    "evaluation.",
-    "trainer.checkpoint_every",
-    "trainer.keep_best",
-    "trainer.keep_checkpoints",
-    "trainer.log_every",
-    "trainer.threads",
-)
-"""Settings, or beginnings of their names, that a continued run may change; among them are all that
-cannot change a number (`signature.WITHOUT_EFFECT`)."""
+_LOCK = ".lock"
 
 _FOLDER_VARIABLE = "UNIMEM_RUN_FOLDER"
 """How the first process of a run tells those that it starts where the folder is."""
@@ -68,10 +48,11 @@ class RunFolder:
 
 @contextmanager
 def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[RunFolder]:
-    """Make the run's folder, or with `resume=true` open it, and hold its lock.
+    """Make the run's folder, or with `resume` open it, and hold its lock.
 
-    Processes of rank 1 and above write nothing and join the folder of rank 0. A new folder is
-    removed again if an error comes before training.
+    `resume=true` opens a folder that is there; `resume=auto` makes it if it is not. Processes of
+    rank 1 and above write nothing and join the folder of rank 0. A new folder is removed again if
+    an error comes before training.
 
     Raises `ConfigError` if the name is taken or unknown, if the settings differ from those that
     the run began with, or if another process is at it.
@@ -80,18 +61,23 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
     if rank > 0:
         yield RunFolder(_joined(config, study), begun=True)
         return
-    path = _existing(config, study) if config.resume else _made(config, study)
-    with _locked(path):
+    with _opened(config, study) as path:
         if config.resume and (told := set_damaged_aside(path)):
             logger.warning(told)
         # a process that was killed before it recorded its settings has begun nothing
-        begun = config.resume and (path / CONFIG).is_file()
-        if config.resume and not begun and any(child.name != ".lock" for child in path.iterdir()):
-            raise ConfigError(f"{path} is not a run's folder: it holds no {CONFIG}")
+        begun = bool(config.resume) and (path / CONFIG).is_file()
+        if config.resume and not begun:
+            _require_empty(path)
         run = RunFolder(path, begun=begun)
         record = resolved | {"name": path.name, "resume": False}
         if begun:
-            _require_same(recorded_config(path), record, path)
+            require_same(
+                recorded_config(path),
+                record,
+                path,
+                resume=_asked(config),
+                finished=run.finished,
+            )
         else:
             text = OmegaConf.to_yaml(OmegaConf.create(record))
             write_bytes_atomic(path / CONFIG, text.encode())
@@ -99,7 +85,7 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
         try:
             yield run
         except BaseException:
-            if not run.begun:
+            if not run.begun and not path.is_symlink():
                 shutil.rmtree(path)
             raise
         finally:
@@ -156,11 +142,13 @@ def require_place(config: Config) -> None:
     taken, or a run to continue that is not there. To be called in a run's first process.
     """
     study = Path(config.output) / config.study
-    if config.resume:
+    if config.resume is True:
         _existing(config, study)
         return
     make_folder(study, config.output)
-    if config.name is not None and (study / config.name).exists():
+    if config.resume == "auto":
+        _require_folder(config, study / _name(config))
+    elif config.name is not None and (study / config.name).exists():
         raise _taken(config, study / config.name)
 
 
@@ -180,10 +168,49 @@ def make_folder(path: Path, output: str) -> None:
 
 
 def _taken(config: Config, path: Path) -> ConfigError:
-    return ConfigError(
-        f"name={config.name} is taken: {path} exists; "
-        "continue that run with resume=true, or choose another name"
-    )
+    if (path / RESULT).is_file():
+        how = "choose another name"
+    else:
+        how = "continue that run with resume=true, or choose another name"
+    state = "is a finished run" if (path / RESULT).is_file() else "exists"
+    return ConfigError(f"name={config.name} is taken: {path} {state}; {how}")
+
+
+def _asked(config: Config) -> str:
+    return "resume=auto" if config.resume == "auto" else "resume=true"
+
+
+def _name(config: Config) -> str:
+    """Give the name of the run that `resume=auto` starts or continues."""
+    return config.name or readable_name(config)
+
+
+@contextmanager
+def _opened(config: Config, study: Path) -> Iterator[Path]:
+    """Make the folder, or find the one to continue, and hold its lock."""
+    if config.resume != "auto":
+        path = _existing(config, study) if config.resume else _made(config, study)
+        with _locked(path):
+            yield path
+        return
+    make_folder(study, config.output)
+    path = study / _name(config)
+    with ExitStack() as stack:
+        for _ in range(_TRIES):
+            _require_folder(config, path)
+            with suppress(FileExistsError):
+                path.mkdir()
+            try:
+                stack.enter_context(_locked(path))
+            except FileNotFoundError:  # the process that made it came to nothing, and removed it
+                continue
+            break
+        else:
+            raise ConfigError(f"{path} is made and removed by another process; wait for it")
+        yield path
+
+
+_TRIES = 10
 
 
 def _made(config: Config, study: Path) -> Path:
@@ -210,14 +237,39 @@ def _existing(config: Config, study: Path) -> Path:
     if config.name is None:
         raise ConfigError("resume=true needs name=..., the run's folder under output/study")
     path = study / config.name
-    if not path.is_dir():
-        raise ConfigError(f"resume=true name={config.name}: {path} does not exist; check the name")
+    if not path.exists():
+        raise ConfigError(
+            f"resume=true name={config.name}: {path} does not exist; check the name, or start the "
+            "run with resume=auto"
+        )
+    _require_folder(config, path)
     return path
+
+
+def _require_folder(config: Config, path: Path) -> None:
+    """Refuse, before anything is written there, to continue what is not the folder of a run."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise ConfigError(
+            f"{_asked(config)}: {path} is not a run's folder; choose another name, name=..."
+        )
+    if not (path / CONFIG).is_file() and not (path / _LOCK).is_file():
+        _require_empty(path)
+
+
+def _require_empty(path: Path) -> None:
+    if any(child.name != _LOCK for child in path.iterdir()):
+        raise ConfigError(
+            f"{path} is not a run's folder: it holds no {CONFIG}; choose another name, name=..."
+        )
 
 
 def _joined(config: Config, study: Path) -> Path:
     if _FOLDER_VARIABLE in os.environ:
         return Path(os.environ[_FOLDER_VARIABLE])
+    if config.resume == "auto":
+        return study / _name(config)
     if config.name is None:
         raise ConfigError("processes that are started one by one need name=... to find each other")
     return study / config.name
@@ -225,8 +277,11 @@ def _joined(config: Config, study: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when the process ends, however it ends."""
-    with (path / ".lock").open("a+") as file:
+    """Hold the folder's lock; the system frees it when the process ends, however it ends.
+
+    Raises `ConfigError` if another process has it, FileNotFoundError if the folder is gone.
+    """
+    with (path / _LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -235,40 +290,10 @@ def _locked(path: Path) -> Iterator[None]:
                 f"{path} is being written by another process ({file.read().strip()}); "
                 "wait for it, or choose another name"
             ) from None
+        # Between the two lines above, the process that had the lock may have removed the folder.
+        if not os.path.samestat(os.stat(path / _LOCK), os.fstat(file.fileno())):
+            raise FileNotFoundError(path / _LOCK)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-def _require_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    old, new = _flat(before), _flat(now)
-    changed = {key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)}
-    allowed = {key for key in changed if key.startswith(MAY_DIFFER)}
-    for key in sorted(allowed):
-        logger.info("%s: %s, was %s", key, new.get(key, _ABSENT), old.get(key, _ABSENT))
-    if refused := sorted(changed - allowed):
-        lines = [f"  {k}: {new.get(k, _ABSENT)}, was {old.get(k, _ABSENT)}" for k in refused]
-        raise ConfigError(
-            "\n".join(
-                [
-                    f"resume=true: these settings differ from those that {path} began with; "
-                    "set them as they were, or start a run of another name",
-                    *lines,
-                    f"only these may differ: {', '.join(MAY_DIFFER)}",
-                ]
-            )
-        )
-
-
-_ABSENT = "(absent)"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -90,7 +90,7 @@ def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.
 
     The folder then holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model/` and, last of
     all, `result.json`. With `resume=true` the run goes on from its newest whole checkpoint, as if
-    it had never stopped.
+    it had never stopped; `resume=auto` does so if there is one to continue.
 
     Raises `ConfigError` and other ValueErrors for what the user can mend, `OutOfMemoryError` where
     memory ran out, and SystemExit with 128 + signal when SIGTERM or SIGINT ended the run; it can be
@@ -172,7 +172,7 @@ class _Run:
     def to_the_end(self) -> None:
         """Train, evaluate, record."""
         checkpoints = self.path / CHECKPOINTS
-        checkpoint = self.checkpoint
+        checkpoint, config = self.checkpoint, self.config
         self.announce(self.headline(checkpoint))
         with ExitStack() as stack:
             file = MetricsFile(self.path / METRICS)
@@ -203,9 +203,10 @@ class _Run:
             early = None if validation is None else validation.why_stopped()
             over = early or trainer.global_step >= self.config.trainer.steps
             if not over or self.stop.received:
+                again = f"resume=true name={self.path.name}"
+                again = "the same command" if config.resume == "auto" else again
                 self.announce(
-                    f"stopped after step {trainer.global_step}; "
-                    f"resume=true name={self.path.name} continues the run"
+                    f"stopped after step {trainer.global_step}; {again} continues the run"
                 )
                 # Another process may be the one that received the signal.
                 raise SystemExit(128 + (self.stop.received or signal.SIGTERM))
@@ -237,7 +238,7 @@ class _Run:
             lines["W&B"] = sent
         if checkpoint is not None:
             lines["resumes"] = f"{checkpoint.name}"
-        elif config.resume:
+        elif self.folder.begun:
             lines["resumes"] = "from the beginning, because there is no checkpoint"
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
 

@@ -15,29 +15,11 @@ from unimem.memory.depth import layer_at, layers_at
 from unimem.memory.plan import DIMENSIONS, option_class
 from unimem.paths import own_config
 from unimem.settings import ModelSettings, known_layers
+from unimem.training.continued import WITHOUT_EFFECT
 from unimem.training.folder import MODEL
 
 CELLS = "cells"
 """The folder under `output` that holds the runs of all studies."""
-
-WITHOUT_EFFECT = (
-    "output",
-    "study",
-    "name",
-    "resume",
-    "logger",
-    "memory.device",
-    "method.title",
-    "method.paper",
-    "method.exact",
-    "method.note",
-    "model.parameters",
-    "trainer.log_every",
-    "trainer.checkpoint_every",
-    "trainer.keep_checkpoints",
-    "data.cache",
-)
-"""Settings that cannot change a number; `trainer.threads` is none: it changes the last bits."""
 
 _CODE = ("memory", "model", "data", "training", "evaluation")
 
