@@ -67,7 +67,9 @@ def with_rows(text: str, rows: Iterable[Row]) -> str:
     """Give the page with these rows in place of its own."""
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|--:|--:|--:|"]
     lines += [row.line() for row in sorted(rows, key=_order)]
-    return text.replace(_between(text), "\n" + "\n".join(lines) + "\n")
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return "\n".join([before + BEGIN, *lines, end + after])
 
 
 def sums(reports: Iterable[Any]) -> list[Row]:

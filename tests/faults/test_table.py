@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from faults.table import PAGE, Row, rewritten, rows_of_page, rows_of_suite, with_rows
+from faults.table import BEGIN, END, PAGE, Row, rewritten, rows_of_page, rows_of_suite, with_rows
 
 
 def test_the_page_has_the_rows_of_the_suite():
@@ -22,6 +22,8 @@ def test_every_row_of_the_page_was_injected_and_held():
 def test_rows_that_are_not_run_again_keep_their_numbers():
     (some, _), (other, _) = list(rows_of_suite())[:2]
     page = with_rows(PAGE.read_text(), [Row(*some.key, 3, 3, 1.0), Row("K9", "no", "such", 1, 1)])
+    assert page.startswith(PAGE.read_text().partition(BEGIN)[0])
+    assert page.endswith(PAGE.read_text().partition(END)[2])
     again = rows_of_page(rewritten(page, [Row(*other.key, 5, 5, 2.0)]))
     found = {row.key: row for row in again}
     assert found.keys() == {some.key, other.key}
