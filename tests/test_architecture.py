@@ -19,15 +19,20 @@ ALLOWED = {
     "paths": set(),
     "settings": set(),
     "overrides": set(),
+    "yaml_file": set(),
+    "interpolation": set(),
     "hints": {"reference"},
     "reference": {"config", "memory", "paths", "settings"},
-    "config": {"memory", "data", "paths", "settings", "overrides", "words", "hints"},
+    "config": {
+        "memory", "data", "paths", "settings", "overrides", "words", "hints", "yaml_file",
+        "interpolation",
+    },
     "model": {"model", "memory", "settings", "hub"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings", "words"},
-    "results": {"results", "evaluation", "words"},
+    "results": {"results", "evaluation", "words", "yaml_file"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides", "words", "hints",
+        "paths", "overrides", "words", "hints", "yaml_file",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",
@@ -35,7 +40,7 @@ ALLOWED = {
     },
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
-        "paths", "words",
+        "paths", "words", "yaml_file",
     },
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
 """Hydra's grammar: what we write is read back, and what a user writes is taken or explained."""
 
+import time
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimem.config import ConfigError, compose, compose_node, resolve, search_path
+from unimem.config import ConfigError, compose, compose_node, parse_overrides, resolve, search_path
 from unimem.overrides import literal, quoted
 from unimem.paths import CONFIG_DIR
 
@@ -78,6 +80,53 @@ def test_what_cannot_be_parsed_is_answered_with_how_to_write_it(line, message):
     assert message in said and line in said
     for parser_talk in ("Lexer", "mismatched", "viable", "expecting", "hydra.cc"):
         assert parser_talk not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("data.path=" + "a" * 1_000_000, "1,000,010 characters"),
+        ("memory.topk=[" + "1," * 3000 + "1]", "values, at most"),
+        ("memory.topk=" + "[" * 9000, "brackets 9,000 deep"),
+        ("name=" + "${a:" * 300 + "}" * 300, "brackets 300 deep"),
+        ("seed=" + "9" * 5000, "a number of 5,000 digits"),
+        ("name=a\0b", "a control character"),
+        ("data.path=a\udcffb", "bytes that are not UTF-8"),
+        ("\udcff=1", "bytes that are not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("read", [compose, lambda line: parse_overrides([line])])
+def test_what_would_take_the_parser_minutes_is_refused_at_once(read, line, message):
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=message) as error:
+        read(line)
+    assert time.monotonic() - start < 5 and len(str(error.value)) < 1000
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["hydra.run.dir=../x", "hydra.sweep.dir=x", "hydra.searchpath=[file:///x]", "hydra/launcher=x",
+     "+hydra.callbacks.a={_target_:os.system}", "+hydra/callbacks=x", "hydra.output_subdir=x",
+     "hydra={run:{dir:x}}", "++hydra.job.env_set.A=b"],
+)  # fmt: skip
+def test_hydra_itself_cannot_be_set(line):
+    with pytest.raises(ConfigError, match="cannot be set here; runs lie under output="):
+        compose(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["data=../markov", "model=/etc/x", "logger=[a/../csv]", "+data=a/b"]
+)
+def test_an_option_is_a_file_of_its_group(line):
+    with pytest.raises(ConfigError, match="is not the name of an option"):
+        compose(line)
+
+
+@pytest.mark.parametrize("line", ["~memory", "~preset", "memory.injection=[]", "~memory.injection"])
+def test_nodes_that_settings_are_read_from_stay(line):
+    with pytest.raises(ConfigError, match="must stay|leave it out"):
+        compose(line)
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "-a", ".a", "a" * 129, "mémoire"])

@@ -8,12 +8,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -24,13 +28,15 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from yaml import YAMLError
 
 from unimem.data.settings import DataSettings
+from unimem.interpolation import guarded, refusal, require_readable
 from unimem.memory.depth import Place, in_order
 from unimem.memory.plan import DIMENSIONS, PlanError, field_types, known_option
 from unimem.memory.settings import MemorySettings, unused_knobs, usual
 from unimem.memory.unread import unread
-from unimem.overrides import OverrideError, as_written, parse_lines, quoted
+from unimem.overrides import OverrideError, as_written, parse_lines, quoted, shown
 from unimem.paths import config_root, own_config
 from unimem.settings import (
     AttentionSettings,
@@ -47,6 +53,7 @@ from unimem.settings import (
     parts,
 )
 from unimem.words import counted
+from unimem.yaml_file import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +94,7 @@ class Config(Settings):
     """Everything a run needs to know, checked."""
 
     seed: Annotated[int, Field(ge=0)]
-    output: str
+    output: Annotated[str, Field(min_length=1)]
     study: Name
     name: Name | None
     resume: Resume
@@ -205,15 +212,33 @@ def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
     Raises `ConfigError` for a name or an option that does not exist.
     """
-    if problems := list(_contradictions(parse_overrides(overrides))):
+    parsed = parse_overrides(overrides)
+    if problems := list(_contradictions(parsed)):
         raise ConfigError(_report(problems))
+    if several := [o.input_line or "" for o in parsed if o.is_sweep_override()]:
+        raise ConfigError(several_values(several[0]))
     lines = text_as_written(overrides)
-    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
+    with guarded(), initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         try:
             node = hydra_compose(config_name, [*lines, *search_path()])
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+            require_readable(node)
+        except _OF_COMPOSING as error:
             raise ConfigError(_explain(error, config_name, overrides)) from None
     return drop_unused(node, overrides)
+
+
+_OF_COMPOSING = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
+"""What Hydra and OmegaConf raise for overrides and files that they cannot compose."""
 
 
 def drop_unused(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -228,7 +253,7 @@ def drop_unused(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
     try:
         memory = _plain(node.memory, resolve=True)
         unused = unused_knobs(memory)
-    except (OmegaConfBaseException, ImportError, TypeError, AttributeError, ValueError):
+    except (OmegaConfBaseException, ImportError, *_OF_COMPOSING):
         return node  # what is wrong is told when the settings are checked
     given = {override.key_or_group for override in parse_overrides(overrides)}
     dropped = {k: v for k, v in unused.items() if v != usual(k) and f"memory.{k}" not in given}
@@ -260,18 +285,24 @@ ONE_OPTION = ("method", "model", "data", "trainer", "evaluation")
 NODES = ("memory", "attention")
 """Nodes of settings that are no groups of options."""
 
-OF_HYDRA = ("searchpath", "run.dir", "job.name", "output_subdir", "help", "verbose")
-"""What of `hydra.` can be set: the rest would run other code, or is never asked for."""
+OF_HYDRA = ("help", "verbose")
+"""What of `hydra.` can be set: the rest would run other code, or write outside of `output`."""
 
 
 def _contradictions(given: Sequence[Override]) -> Iterator[str]:
     """Name what overrides say twice, in different ways, or cannot say at all."""
-    by_key = {override.key_or_group: override for override in given}
+    # a process that Lightning starts has our own override of Hydra's search path
+    own = search_path()
+    by_key = {o.key_or_group: o for o in given if o.input_line not in own}
     for key, override in by_key.items():
         value = override.value()
         group = (config_root() / "conf" / key).is_dir()
-        if key.startswith("hydra.") and not key.removeprefix("hydra.").startswith(OF_HYDRA):
-            yield f"{override.input_line}: {key} cannot be set here"
+        of_hydra = re.match(r"hydra\b[./]?(\w*)", key)
+        if of_hydra and of_hydra[1] not in OF_HYDRA:
+            yield (
+                f"{shown(override.input_line or '')}: {key} cannot be set here; runs lie under "
+                "output=, and options of your own in the folder of --config-dir"
+            )
         elif key in ("", *NODES) and not (isinstance(value, dict) or override.is_delete()):
             yield f"{override.input_line}: write {key or 'name'}.NAME=value for one of its settings"
         elif not group or not key or override.is_sweep_override():
@@ -282,6 +313,11 @@ def _contradictions(given: Sequence[Override]) -> Iterator[str]:
             yield f"{override.input_line}: leave it out, or name an option, as in {key}=NAME"
         elif not (isinstance(value, str) or _are_words(value)):
             yield f"{override.input_line}: an option is a name, as in {key}=NAME"
+        elif bad := [name for name in _words(value) if not _is_option(name)]:
+            yield (
+                f"{override.input_line}: {shown(bad[0])!r} is not the name of an option; options "
+                f"of your own lie in {key}/ of the folder of --config-dir"
+            )
         elif key == "logger" and isinstance(value, list) and "none" in value and value[1:]:
             yield (
                 f"{override.input_line}: none means no logger; leave it out, or write logger=none"
@@ -301,6 +337,15 @@ def _contradictions(given: Sequence[Override]) -> Iterator[str]:
                 )
 
 
+def _words(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else cast(list[str], value)
+
+
+def _is_option(name: str) -> bool:
+    """Say whether a name is a file's in its group: none of another folder is composed."""
+    return re.fullmatch(r"\w[\w.+-]*", name) is not None
+
+
 def _are_words(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(entry, str) for entry in cast(list[Any], value)
@@ -314,7 +359,25 @@ def _first(value: Any) -> Any:
 def search_path() -> list[str]:
     """Give the override that makes Hydra look into the user's own folder too."""
     own = own_config()
-    return [] if own is None else [f"hydra.searchpath=[{quoted(f'file://{own}')}]"]
+    if own is None:
+        return []
+    Plugins.instance().register(OwnFolder)
+    return [f"hydra.searchpath=[{quoted(f'{OwnFolder.scheme()}://{own}')}]"]
+
+
+class OwnFolder(FileConfigSource):
+    """The user's own folder, whose files Hydra reads once they are within bounds."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Give the name that stands before `://` in Hydra's search path."""
+        return "bounded"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file. Raises `YamlFileError` if it is not YAML, or beyond the bounds."""
+        path = Path(self.path) / config_path
+        load_yaml(path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml"))
+        return super().load_config(config_path)
 
 
 def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
@@ -322,6 +385,8 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
     # The hints read every yaml file, which only a mistake is worth.
     from unimem.hints import unknown_option, unknown_setting
 
+    if refused := refusal(error):
+        return str(refused)
     text = str(error)
     unknown = re.match(r"Could not override '([^'@]+)'", text)
     if unknown:
@@ -343,6 +408,9 @@ def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> st
         return unknown_option(group, name, _options(group))
     if isinstance(error, TypeError):
         return f"{' '.join(overrides)}: an option is a name, as memory.reading=similarity ({text})"
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        given = shown(" ".join(overrides), 1000)
+        return f"{given}: cannot be composed ({type(error).__name__}: {text})"
     return text
 
 
@@ -369,7 +437,7 @@ def _composed_without(
         try:
             node = hydra_compose(config_name, [*overrides, *search_path()])
             break
-        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        except _OF_COMPOSING as error:
             unknown = re.match(r"Could not override '([^'@]+)'", str(error))
             left = [o for o in overrides if unknown and o.split("=")[0].lstrip("+~") != unknown[1]]
             if not left or len(left) == len(overrides):
@@ -404,9 +472,12 @@ def resolve(node: DictConfig) -> dict[str, Any]:
     if missing:
         raise ConfigError(_report([f"{key} has no default; set {key}=..." for key in missing]))
     try:
-        values = _plain(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        with guarded():
+            values = _plain(node, resolve=True)
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(str(refusal(error) or str(error).partition("\n")[0])) from None
+    if gone := [key for key in _NODES_OF_RUNS if not isinstance(_at(values, key), dict)]:
+        raise ConfigError(_report([f"{key} must stay, with its settings" for key in gone]))
     if "preset" in values:
         raise ConfigError("preset: a method's file sets its budgets under memory:, without preset:")
     memory = values["memory"]
@@ -420,6 +491,17 @@ def resolve(node: DictConfig) -> dict[str, Any]:
             "memory.injection=single needs injection_layer=N, the layer counted from 0"
         )
     return canonical(values)
+
+
+_NODES_OF_RUNS = ("memory", "memory.injection", "data", "model", "method")
+"""Mappings that settings are read from before they are checked."""
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = cast(dict[str, Any], found).get(part) if isinstance(found, dict) else None
+    return found
 
 
 SEGMENT_LENGTH = 512

@@ -15,6 +15,13 @@ class OverrideError(ValueError):
     """An override that cannot be parsed; the message says how to write it."""
 
 
+MOST_CHARACTERS = 10_000
+MOST_VALUES = 1_000
+MOST_NESTED = 20
+MOST_DIGITS = 300
+"""What one argument holds at most. Hydra's parser takes minutes for more, or does not return."""
+
+
 def quoted(text: str) -> str:
     """Write text in quotes, so that Hydra's grammar takes it as it is; `${` still interpolates."""
     return QuotedString(text, Quote.double).with_quotes()
@@ -51,11 +58,64 @@ def parse_lines(lines: Sequence[str], text: Collection[str] = ()) -> list[Overri
     parser = OverridesParser.create()
     parsed: list[Override] = []
     for line in as_written(lines, text):
+        if problem := _refusal(line):
+            raise OverrideError(problem)
         try:
             parsed += parser.parse_overrides([line])
-        except (HydraException, RecursionError):
+        except (HydraException, RecursionError, ValueError):
             raise OverrideError(_how_to_write(line)) from None
     return parsed
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Write text so that a message can hold it: cut, and without characters that are not seen."""
+    cut = text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in cut)
+
+
+def secret(line: str) -> str | None:
+    """Give the name of a key, token or password that an argument holds; None if it holds none."""
+    found = _SECRET.search(line)
+    return found and found["name"]
+
+
+_SECRET = re.compile(
+    r"""(?:^|[\s{,])[+~'"]*(?P<name>[\w.@/-]*?(?<![a-z])"""
+    r"""(?:(?:api|access)?key|token|secrets?|passw(?:or)?d|credentials?))"""
+    r"""['"]?\s*[=:]""",
+    re.IGNORECASE,
+)
+
+
+def _refusal(line: str) -> str | None:
+    """Say why an argument is not even parsed; None if it can be."""
+    if name := secret(line):
+        return (
+            f"{name}: a key, token or password is not a setting, and its value is not kept; give "
+            "it to its library: wandb login, hf auth login, or WANDB_API_KEY and HF_TOKEN in the "
+            "environment"
+        )
+    what = ""
+    if len(line) > MOST_CHARACTERS:
+        what = f"{len(line):,} characters, at most {MOST_CHARACTERS:,} are taken"
+    elif line.count(",") >= MOST_VALUES:
+        what = f"{line.count(',') + 1:,} values, at most {MOST_VALUES:,} are taken"
+    elif (depth := _depth(line)) > MOST_NESTED:
+        what = f"brackets {depth:,} deep, at most {MOST_NESTED} are taken"
+    elif (digits := max(map(len, re.findall(r"[\d_]+", line)), default=0)) > MOST_DIGITS:
+        what = f"a number of {digits:,} digits, at most {MOST_DIGITS} are taken"
+    elif re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", line):
+        what = "a control character, or bytes that are not UTF-8"
+    return what and f"{shown(line)}: the argument has {what}"
+
+
+def _depth(line: str) -> int:
+    """Say how many brackets are open at most."""
+    depth = most = 0
+    for character in line:
+        depth = depth + 1 if character in "([{" else depth - (character in ")]}")
+        most = max(most, depth)
+    return most
 
 
 def as_written(lines: Sequence[str], text: Collection[str]) -> list[str]:
@@ -67,9 +127,11 @@ def as_written(lines: Sequence[str], text: Collection[str]) -> list[str]:
 
 
 def _as_text(line: str) -> str:
+    if _refusal(line):
+        return line  # it is told when the overrides are parsed
     try:
         override = OverridesParser.create().parse_override(line)
-    except (HydraException, RecursionError):
+    except (HydraException, RecursionError, ValueError):
         return line
     if override.is_sweep_override() or not isinstance(override.value(), bool | int | float):
         return line
@@ -85,14 +147,19 @@ def _how_to_write(line: str) -> str:
     """Say how to write an override that Hydra's grammar refuses."""
     key, separator, value = (part.strip() for part in line.partition("="))
     if not separator or not re.fullmatch(r"[+~]*[\w./@:-]+", key, re.ASCII):
-        return f"{line!r} is not a setting; write name=value, without spaces around the ="
+        return f"'{shown(line)}' is not a setting; write name=value, without spaces around the ="
     if re.search(r"\s[\w.+~@/]+=", value):
-        return f"{line!r} is one argument; write name=value for each setting, in quotes of its own"
+        return (
+            f"'{shown(line)}' is one argument; write name=value for each setting, in quotes of "
+            "its own"
+        )
     if value.startswith("[") and value.endswith("]"):
         entries = [entry.strip().strip("'\"") for entry in value[1:-1].split(",")]
         proper = f"[{','.join(_entry(entry) for entry in entries)}]"
     else:
         proper = quoted(value.strip("'\""))
+    if len(line) > 1000:
+        return f"{shown(line)}: the value has characters that need quotes"
     return (
         f"{line}: the value has characters that need quotes; write name=value as "
         f"{shlex.quote(f'{key}={proper}')}, the outer quotes for the shell"

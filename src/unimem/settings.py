@@ -223,5 +223,7 @@ def describe(error: dict[str, Any], prefix: str = "") -> str:
     path = ".".join([prefix, *loc] if prefix else loc)
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
-    shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+    text = repr(given)
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    shown = "" if isinstance(given, dict | BaseModel) else f" (got {text})"
     return f"{path}: {message}{shown}" if path else f"{message}{shown}"

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from unimem.evaluation.statistics import perplexity
 from unimem.results.records import CONFIG, RESULT, read_result
+from unimem.yaml_file import load_yaml
 
 STUDY = "study.json"
 METRICS = "metrics.jsonl"
@@ -118,10 +117,7 @@ def read_run(folder: Path) -> RunRecord | None:
     path = folder / CONFIG
     if not path.is_file():
         return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    config = load_yaml(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not the record of a run: it holds no settings")
     return RunRecord(folder=folder, config=cast(dict[str, Any], config), result=None)

@@ -27,9 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
@@ -38,6 +35,7 @@ from unimem.overrides import literal
 from unimem.paths import config_root, own_config
 from unimem.results.checks import read_report
 from unimem.settings import Settings, describe
+from unimem.yaml_file import YamlFileError, load_yaml
 
 Value = str | int | float | bool | None
 Vary = dict[str, Value]
@@ -152,13 +150,9 @@ def setting_lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def _load(name: str) -> dict[str, Any]:
     path = _find(name)
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"sweeps={name}: {path} cannot be read: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"sweeps={name}: {path} is nested too deep, or in itself") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"sweeps={name} is not YAML: {' '.join(str(error).split())}") from None
+        values = load_yaml(path)
+    except YamlFileError as error:
+        raise ConfigError(f"sweeps={name}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"sweeps={name} must hold name: value pairs")
     for place, text in _texts(values):

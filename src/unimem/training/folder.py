@@ -18,6 +18,7 @@ from unimem.config import Config, ConfigError
 from unimem.results.records import CONFIG, RESULT, set_damaged_aside, write_bytes_atomic
 from unimem.settings import ModelSettings, ScratchModel
 from unimem.training.continued import require_same
+from unimem.yaml_file import YamlFileError, load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,20 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
 def recorded_config(folder: Path) -> dict[str, Any]:
     """Read the settings that a run was started with.
 
-    Raises `ConfigError` if `folder` is not a run's.
+    Raises `ConfigError` if `folder` is not a run's, or if they cannot be read.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} is not a run's folder: it holds no {CONFIG}")
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+    try:
+        values = load_yaml(path)
+    except YamlFileError as error:
+        raise ConfigError(
+            f"{error}; bring that file back, or start a run of another name"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not the record of a run: it holds no settings")
+    return cast(dict[str, Any], values)
 
 
 def weights_folder(folder: Path, config: dict[str, Any]) -> Path:
