@@ -29,7 +29,6 @@ def test_variables_without_secrets_are_read(name, monkeypatch):
         "logger.group='${oc.decode:${oc.env:NAME}}'",
         "logger.group='${oc.env:${logger.project}}'",
         "logger.group='${oc.${logger.project}:NAME}'",
-        "++preset.x=${oc.env:NAME}",
     ],
 )
 @pytest.mark.parametrize("name", ["WANDB_API_KEY", "SLURM_JWT", "HOME_TOKEN", "ANYTHING"])

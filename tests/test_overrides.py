@@ -123,7 +123,7 @@ def test_an_option_is_a_file_of_its_group(line):
         compose(line)
 
 
-@pytest.mark.parametrize("line", ["~memory", "~preset", "memory.injection=[]", "~memory.injection"])
+@pytest.mark.parametrize("line", ["~memory", "memory.injection=[]", "~memory.injection"])
 def test_nodes_that_settings_are_read_from_stay(line):
     with pytest.raises(ConfigError, match="must stay|leave it out"):
         compose(line)

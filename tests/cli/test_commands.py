@@ -252,3 +252,39 @@ def test_wheel_finds_its_configuration_from_any_folder(tmp_path):
         [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False
     )
     assert str(site / "unimem") in done.stdout and "2 cells" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-path", "/tmp"], "--config-path cannot be used"),
+        (["--config-name", "eval"], "--config-name cannot be used"),
+        (["--config-d", "x"], "write --config-dir FOLDER"),
+        (["--experimental-rerun", "x.pickle"], "it would run code from a file"),
+        (["--cfg", "job", "hydra.run.dir=../x"], "cannot be set here"),
+        (["--cfg", "job", "+hydra.callbacks.a={_target_:os.system}"], "cannot be set here"),
+        (["--cfg", "job", "topkk=1"], "topkk is not a setting"),
+        (["--cfg", "job", "-m"], "cannot be used together"),
+        (["--resolve"], "--resolve goes with --cfg job"),
+        (["--shell-completion"], "takes install=bash"),
+        (["--shell-completion", "query=bash"], "takes install=bash"),
+        (["--help", "seed=${oc.env:A_KEY}"], "cannot be put into a setting"),
+        (["-m", "seed=range(1000000000)"], "at most 10,000 are made"),
+    ],
+)
+def test_flags_of_hydra_are_answered_in_a_line(call, arguments, message):
+    code, out, err = call(train.main, *arguments)
+    assert message in str(code) and not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--help"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_flags_of_hydra_show_options_of_ones_own(call, tmp_path, monkeypatch, flags, first):
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "four.yaml").write_text("defaults: [markov, _self_]\nlength: 44\n")
+    monkeypatch.setenv(CONFIG_DIR, "")
+    own = ["--config-dir", "own"]
+    code, out, err = call(
+        train.main, *own, *(["data=four", *flags] if first else [*flags, "data=four"])
+    )
+    assert not code and ("four" in out if "--help" in flags else "length: 44" in out)

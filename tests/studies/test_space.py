@@ -67,8 +67,19 @@ def test_what_has_one_value_is_fixed_and_the_later_of_two_counts():
         (["a=shuffle(1,2)"], r"leave shuffle\(\) out"),
         (["a=glob(*)"], "name the values"),
         (["a==1"], "write name=value"),
+        (["a=subset(0,1000000)"], "a subset of 1,000,000 numbers"),
+        (["a=subset(0," + "9" * 5000 + ")"], "digits|characters|subset"),
+        (["a=range(0,9,0)"], "a step that is not 0"),
+        (["a=interval(0,1e400)"], "within 1e"),
+        (["a=interval(nan,1)"], "the first end must be below the second"),
     ],
 )
 def test_mistakes(arguments, message):
     with pytest.raises(ConfigError, match=message):
         read_space(arguments)
+
+
+def test_a_range_is_not_listed():
+    space = read_space(["a=range(0,1000000000000)", "b=range(9,-1000000000000,-3)"])
+    assert space.parameters["a"] == IntDistribution(0, 10**12 - 1)
+    assert space.parameters["b"] == IntDistribution(9 - 3 * ((10**12 + 8) // 3), 9, step=3)

@@ -1,12 +1,15 @@
 """What the commands share: overrides are checked before Hydra runs anything."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -22,7 +25,9 @@ from unimem.config import (
     several_values,
     text_as_written,
 )
+from unimem.interpolation import guarded
 from unimem.paths import CONFIG_DIR, config_root, own_config
+from unimem.studies.grid import require_few
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError
 from unimem.training.folder import make_folder
 
@@ -36,12 +41,12 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     take_config_dir()
     _answer(sys.argv[1:])
-    sys.argv[1:] = arguments = text_as_written(sys.argv[1:])
-    flags = {argument for argument in arguments if argument.startswith("-")}
-    multirun = bool(flags & {"-m", "--multirun"})
-    if not flags - {"-m", "--multirun"}:
+    sys.argv[1:] = text_as_written(sys.argv[1:])
+    given = _flags()
+    shows = bool(given.help or given.cfg or given.info)
+    if not (given.hydra_help or given.shell_completion):
         try:
-            _check(config_name, arguments, multirun)
+            _check(config_name, given.overrides, given.multirun, records=not shows)
         except ConfigError as error:
             leave(error)
 
@@ -49,23 +54,67 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
         try:
             task(drop_unused(node, HydraConfig.get().overrides.task))
         except ConfigError as error:
-            if multirun:  # the other jobs go on
+            if given.multirun:  # the other jobs go on
                 raise
             leave(error)
         except OutOfMemoryError as error:
-            if multirun:
+            if given.multirun:
                 raise
             say(error, file=sys.stderr)
             sys.exit(OUT_OF_MEMORY)
 
-    if flags & {"--help", "-h"} and (own := own_config()):
-        sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path
     # A process that Lightning starts has this one's arguments already.
-    sys.argv += [line for line in search_path() if line not in sys.argv]
+    own_path = [line for line in search_path() if line not in sys.argv]
+    # Hydra takes overrides only before its flags.
+    sys.argv[1:] = [*given.overrides, *own_path, *_without(sys.argv[1:], given.overrides)]
+    if given.help and (own := own_config()):
+        sys.argv += ["--config-dir", str(own)]  # Hydra lists the options of no other search path
     try:
-        hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
+        with guarded():
+            hydra.main(str(config_root() / "conf"), config_name, version_base="1.3")(job)()
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+
+
+REFUSED = {
+    "config_path": "options of your own lie in the folder of --config-dir",
+    "config_name": "a command has one configuration; choose an experiment=NAME",
+    "config_dir": "write --config-dir FOLDER, once and in full",
+    "experimental_rerun": "it would run code from a file; continue a run with resume=true",
+}
+"""Flags of Hydra that would compose something else than what was checked."""
+
+
+def _flags() -> Namespace:
+    """Read the flags as Hydra does; exits with a line for those that cannot be used here."""
+    given = get_args_parser().parse_intermixed_args()
+    for name, reason in REFUSED.items():
+        if getattr(given, name) is not None:
+            sys.exit(f"--{name.replace('_', '-')} cannot be used: {reason}")
+    named = {
+        "--run": given.run,
+        "--multirun": given.multirun,
+        "--cfg": given.cfg,
+        "--info": given.info,
+        "--shell-completion": given.shell_completion,
+    }
+    if len(together := [flag for flag, value in named.items() if value]) > 1:
+        sys.exit(f"{' and '.join(together)} cannot be used together")
+    if given.resolve and not (given.cfg or given.help):
+        sys.exit("--resolve goes with --cfg job")
+    if given.shell_completion:
+        what = re.fullmatch(r"(install|uninstall|query)=(bash|fish|zsh)", " ".join(given.overrides))
+        if what is None or (what[1] == "query" and "COMP_LINE" not in os.environ):
+            sys.exit("--shell-completion takes install=bash or uninstall=bash; or fish, or zsh")
+    return given
+
+
+def _without(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Leave overrides out of the arguments, each as often as it stands there."""
+    left = list(arguments)
+    for override in overrides:
+        left.remove(override)
+    return left
 
 
 def _answer(arguments: list[str]) -> None:
@@ -112,8 +161,7 @@ def take_config_dir() -> None:
             return
 
 
-def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+def _check(config_name: str, overrides: list[str], multirun: bool, *, records: bool) -> None:
     parsed = parse_overrides(overrides)
     several = [o.input_line or "" for o in parsed if o.is_sweep_override()]
     if several and not multirun:
@@ -121,5 +169,6 @@ def _check(config_name: str, arguments: list[str], multirun: bool) -> None:
     for line in repeated(parsed):
         say(line, file=sys.stderr)
     node = compose_node(config_name, [line for line in overrides if line not in several])
-    if multirun and "study" in node:  # Hydra makes the folder itself
+    require_few([{override.key_or_group: override for override in parsed}])
+    if multirun and records and "study" in node:  # Hydra makes the folder itself
         make_folder(Path(str(node.output)), str(node.output))

@@ -1,12 +1,20 @@
 """The grid of a study: every combination of the values that its overrides name."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, cast
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from unimem.config import ConfigError
+from unimem.overrides import shown
+from unimem.words import counted
+
+MOST_CELLS = 10_000
+"""Combinations that are made: each is composed and checked, which takes a tenth of a second."""
 
 Combination = dict[str, str]
 """One value for every override of a grid: its name -> the override as it is written."""
@@ -15,8 +23,10 @@ Combination = dict[str, str]
 def combinations(grids: Sequence[Mapping[str, Override]]) -> list[Combination]:
     """Give all combinations of all grids.
 
-    Raises `ConfigError` for values that cannot be listed, or if there is no combination.
+    Raises `ConfigError` for values that cannot be listed, or if there is no combination, or more
+    than `MOST_CELLS`.
     """
+    require_few(grids)
     found = [combination for grid in grids for combination in _product(grid)]
     if not found:
         empty = {f"{o.input_line}" for grid in grids for o in grid.values() if not values(o)}
@@ -50,6 +60,51 @@ def values(override: Override) -> list[str]:
     except HydraException:
         raise ConfigError(f"{override.input_line}: name the values, as in a,b") from None
     return [f"{override.get_key_element()}={value}" for value in listed]
+
+
+def require_few(grids: Sequence[Mapping[str, Override]]) -> None:
+    """Raise `ConfigError` if grids have more than `MOST_CELLS` combinations. None is made."""
+    cells = sum(math.prod(map(num_values, grid.values())) for grid in grids)
+    if cells > MOST_CELLS:
+        several = [o for grid in grids for o in grid.values() if num_values(o) > 1]
+        listed = ", ".join(
+            f"{counted(num_values(o), 'value')} of {o.key_or_group}" for o in several
+        )
+        raise ConfigError(
+            f"a sweep of {_large(cells)} cells ({shown(listed)}); at most {MOST_CELLS:,} are made: "
+            "give fewer values, or draw some of them with unimem-search"
+        )
+
+
+def num_values(override: Override) -> int:
+    """Count the values of an override without listing them; 1 where they cannot be counted.
+
+    Raises `ConfigError` for a range that has no end.
+    """
+    given: Any = override.value() if override.is_sweep_override() else None
+    if isinstance(given, ChoiceSweep):
+        return len(given.list)
+    if isinstance(given, list):
+        return len(cast(list[Any], given))
+    if isinstance(given, RangeSweep):
+        try:
+            return len_of_range(given)
+        except ValueError as error:
+            raise ConfigError(f"{override.input_line}: {error}") from None
+    return 1
+
+
+def len_of_range(given: RangeSweep) -> int:
+    """Count the numbers of a range. Raises ValueError for one that has no end."""
+    ends: list[Any] = [given.start, given.stop, given.step]
+    if not all(math.isfinite(end) for end in ends) or given.step == 0:
+        raise ValueError("a range has two ends that are numbers, and a step that is not 0")
+    start, stop, step = map(Fraction, ends)
+    return max(0, math.ceil((stop - start) / step))
+
+
+def _large(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else f"more than {10**15:,}"
 
 
 def _product(grid: Mapping[str, Override]) -> Iterator[Combination]:

@@ -14,7 +14,7 @@ layer at all is no run: it is refused like any combination that cannot be compos
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -32,6 +32,13 @@ from optuna.distributions import (
 
 from unimem.config import ConfigError
 from unimem.studies.cells import parse
+from unimem.studies.grid import len_of_range
+
+MOST_CHOICES = 1_000
+"""Numbers of a subset: each is a parameter of the search."""
+
+LARGEST = 1e18
+"""The largest number that is drawn."""
 
 Drawn = Mapping[str, Any]
 """What was drawn of a space: a value for each of its parameters."""
@@ -154,6 +161,7 @@ def is_subset(argument: str) -> bool:
 
 def _read(argument: str) -> tuple[str, str | Dimension]:
     if is_subset(argument):
+        parse([re.sub(r"subset\(.*", "0", argument, flags=re.DOTALL)])
         subset = _subset(argument)
         return subset.key.lstrip("+"), subset
     ((name, override),) = parse([argument]).items()
@@ -166,10 +174,17 @@ def _read(argument: str) -> tuple[str, str | Dimension]:
 
 
 def _subset(argument: str) -> Subset:
-    found = re.fullmatch(r"([^=]+)=\s*subset\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*", argument)
+    number = r"\s*(\d{1,18})\s*"
+    found = re.fullmatch(rf"([^=]+)=\s*subset\({number},{number}\)\s*", argument, re.ASCII)
     if found is None or int(found[2]) >= int(found[3]):
         raise ConfigError(f"{argument}: write subset(FIRST,LAST); subset(0,4) is of 0, 1, 2 and 3")
-    return Subset(found[1], int(found[2]), int(found[3]))
+    first, last = int(found[2]), int(found[3])
+    if last - first > MOST_CHOICES:
+        raise ConfigError(
+            f"{argument}: a subset of {last - first:,} numbers, each a yes or no that is drawn; at "
+            f"most {MOST_CHOICES:,} are"
+        )
+    return Subset(found[1], first, last)
 
 
 def _distribution(override: Override) -> BaseDistribution:
@@ -181,17 +196,20 @@ def _distribution(override: Override) -> BaseDistribution:
     if sweep.tags - {"log"} or (log and isinstance(sweep, ChoiceSweep)):
         raise ValueError("the only tag is log, of an interval() or a range()")
     if isinstance(sweep, RangeSweep):
-        values = sorted(sweep.range())
-        if not all(isinstance(value, int) for value in values):
+        count = len_of_range(sweep)
+        if not all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step)):
             raise ValueError("range() is of whole numbers; list fractions, or use interval()")
-        if not values:
+        if not count:
             raise ValueError("no number is in it; the last one is left out")
-        step = abs(int(sweep.step))
-        return IntDistribution(int(values[0]), int(values[-1]), log=log, step=step)
+        first, step = cast(int, sweep.start), int(sweep.step)
+        low, high = sorted([first, first + (count - 1) * step])
+        return IntDistribution(low, high, log=log, step=abs(step))
     if isinstance(sweep, IntervalSweep):
         start, end = sweep.start, sweep.end
-        if start is None or end is None or start >= end:
-            raise ValueError("the first end must be below the second")
+        if start is None or end is None or not -LARGEST <= start < end <= LARGEST:
+            raise ValueError(
+                f"the first end must be below the second, and both within {LARGEST:g} of 0"
+            )
         if isinstance(start, int) or _is_whole(override.input_line or ""):
             return IntDistribution(int(start), int(end) - 1, log=log)
         return FloatDistribution(start, end, log=log)

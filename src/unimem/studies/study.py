@@ -23,7 +23,7 @@ from unimem.studies.cells import (
 from unimem.studies.chosen import CHOOSING, choose
 from unimem.studies.evaluate import inherit, require_followed, require_trained
 from unimem.studies.file import BaseStudy, StudyFile, read_study_file
-from unimem.studies.grid import Combination, combinations, labels
+from unimem.studies.grid import MOST_CELLS, Combination, combinations, labels
 from unimem.studies.problems import make_all
 
 logger = logging.getLogger(__name__)
@@ -187,6 +187,11 @@ def _starts(
         raise ConfigError(f"base: cells of sweeps={other.sweeps} are for {MODE}: evaluate")
     first = [*profile, *reach.values()]
     cells = choose(_other_cells(other, first, given, options), other, given)
+    if len(cells) * len(found) > MOST_CELLS:
+        raise ConfigError(
+            f"a sweep of {len(cells) * len(found):,} cells, {len(found):,} for each of "
+            f"{len(cells):,} of sweeps={other.sweeps}; at most {MOST_CELLS:,} are made"
+        )
     pairs = [(cell, combination) for cell in cells for combination in found]
     names = labels(
         [lines_of(cell.overrides) | combination for cell, combination in pairs], "the run"
