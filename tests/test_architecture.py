@@ -18,7 +18,7 @@ ALLOWED = {
     "hub": set(),
     "paths": set(),
     "settings": set(),
-    "overrides": set(),
+    "overrides": {"words"},
     "yaml_file": set(),
     "interpolation": set(),
     "hints": {"reference"},

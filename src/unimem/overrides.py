@@ -10,6 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from unimem.words import printable
+
 
 class OverrideError(ValueError):
     """An override that cannot be parsed; the message says how to write it."""
@@ -70,7 +72,7 @@ def parse_lines(lines: Sequence[str], text: Collection[str] = ()) -> list[Overri
 def shown(text: str, most: int = 200) -> str:
     """Write text so that a message can hold it: cut, and without characters that are not seen."""
     cut = text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
-    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in cut)
+    return printable(cut)
 
 
 def secret(line: str) -> str | None:
