@@ -22,6 +22,8 @@ def _here(tmp_path, monkeypatch):
     [
         (["name=taken"], "name=taken is taken"),
         (["resume=true"], "resume=true needs name="),
+        (["study=cells", "name=x"], "study=cells: .* name=x is not of these settings: choose"),
+        (["study=cells"], "study=cells: .* no such name: choose another study"),
         (["resume=true", "name=gone"], "outputs/runs/gone does not exist"),
         (["output=file"], "output=file: the folder file/runs cannot be made .Not a directory"),
         (["output=/dev/full"], "output=/dev/full: .* name a folder that can be written"),
@@ -43,6 +45,15 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
         with pytest.raises(ConfigError, match="trainer.accelerator=gpu but this machine has no"):
             require_startable(compose("data=markov", "trainer.accelerator=gpu"))
     require_startable(compose("data=markov", "trainer.accelerator=auto"))
+
+
+def test_tasks_that_would_each_be_the_whole_run_are_told(monkeypatch):
+    for name in ("SLURM_PROCID", "SLURM_STEP_ID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ConfigError, match="srun started 2 tasks, but trainer.devices=1"):
+        require_startable(compose("data=markov", "trainer.devices=1"))
+    require_startable(compose("data=markov", "trainer.devices=2"))
 
 
 def test_later_processes_join_what_the_first_has_made(monkeypatch):

@@ -4,10 +4,16 @@ from pathlib import Path
 import pytest
 from studies.conftest import TINY
 
-from unimem.config import compose, compose_node, resolve
+from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.data.build import build_corpus
 from unimem.training import signature as module
-from unimem.training.signature import code_changed, code_digest, data_digest, signature
+from unimem.training.signature import (
+    code_changed,
+    code_digest,
+    data_digest,
+    require_cell,
+    signature,
+)
 
 
 def of(*overrides: str, digest: str = "d") -> str:
@@ -35,6 +41,15 @@ def test_what_cannot_change_a_number_does_not_count(plain, override):
 )  # fmt: skip
 def test_what_can_change_a_number_counts(plain, override):
     assert of(override) != plain
+
+
+def test_only_the_cell_of_that_name_is_recorded_among_cells(plain):
+    resolved = resolve(compose_node("train", [*TINY]))
+    require_cell("cells", f"a-{plain[:12]}", resolved, "d")
+    require_cell("runs", "a", resolved, "d")
+    for name, digest in (("a", "d"), (f"a-{plain[:12]}", "other"), (plain[:12], "d")):
+        with pytest.raises(ConfigError, match="study=cells: .* choose another study"):
+            require_cell("cells", name, resolved, digest)
 
 
 @pytest.mark.parametrize(

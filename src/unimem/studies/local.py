@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from unimem.overrides import literal
 from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished, log_file, take_lock
+from unimem.training.launched import alone
 from unimem.training.signature import CELLS
 
 STARTED = "== started "
@@ -121,7 +122,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment,
+                env=alone(os.environ) | dict(environment),
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
                 preexec_fn=partial(_die_with_parent, os.getpid(), ctypes.CDLL(None)),

@@ -66,8 +66,6 @@ class CellJob:
 
     def __call__(self) -> int:
         """Run the cell, and give its exit status."""
-        # Else Lightning takes the job's tasks for its own processes.
-        os.environ.pop("SLURM_NTASKS", None)
         self._process = spawn(self.cell, self.group, {}, self.tags)
         if self._process is None:
             return 0 if finished(self.cell) else ELSEWHERE

@@ -1,24 +1,32 @@
 """What can be known of a run without torch, so that a mistake is answered in a second."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from unimem.config import Config, ConfigError
 from unimem.settings import PretrainedModel
 from unimem.training.folder import require_place
-
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Variables by which launchers number the processes of a run."""
+from unimem.training.launched import rank_of, require_tasks, task_of
+from unimem.training.signature import CELLS, not_a_cell
 
 GPU_FILES = ("nvidiactl", "nvhost-ctrl", "nvmap", "dxg", "kfd")
 """Device files of which each GPU driver that torch knows makes one, on Linux."""
 
 
 def require_startable(config: Config) -> None:
-    """Raise `ConfigError` for a run that cannot start here: its folder, its documents, its GPU."""
-    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+    """Raise `ConfigError` for a run that cannot start here.
+
+    That is by its folder, its documents, its GPU, and by how many processes a launcher started.
+    """
+    settings = config.trainer
+    if settings.devices != "auto":
+        require_tasks(task_of(os.environ), settings.devices, settings.num_nodes)
+    if rank_of(os.environ) > 0:
         return  # the first process asks
+    if config.study == CELLS and not re.search(r"-[0-9a-f]{12}$", config.name or ""):
+        raise not_a_cell(config.name)
     require_place(config)
     _require_model(config)
     _require_documents(config)

@@ -1,6 +1,7 @@
 """A run from its settings to its result: the plain function behind `unimem-train`."""
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from unimem.training.checkpoint import (
     set_aside,
     step_of,
 )
+from unimem.training.cluster import cluster_environment
 from unimem.training.describe import num_parameters, state_bytes_per_row
 from unimem.training.devices import (
     chosen_precision,
@@ -61,6 +63,7 @@ from unimem.training.folder import (
     open_run,
     weights_folder,
 )
+from unimem.training.launched import rank_of, require_tasks, slurm_job, task_of
 from unimem.training.loggers import (
     RunLogger,
     as_sink,
@@ -73,7 +76,7 @@ from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log
 from unimem.training.module import LitUniMem
 from unimem.training.resume import ProcessState, require_same_corpus
 from unimem.training.signals import StopSignals
-from unimem.training.signature import signature
+from unimem.training.signature import require_cell, signature
 from unimem.training.start import start_memory
 from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
@@ -96,7 +99,8 @@ def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.
     memory ran out, and SystemExit with 128 + signal when SIGTERM or SIGINT ended the run; it can be
     continued then.
     """
-    rank = rank_zero_only.rank or 0
+    rank = rank_of(os.environ)
+    rank_zero_only.rank = rank  # which Lightning reads from other variables
     with StopSignals() as stop, open_run(config, resolved, rank) as folder:
         if folder.finished:
             announce(f"{folder.path} is finished; there is nothing to continue")
@@ -120,11 +124,13 @@ class _Run:
         self.folder, self.path = folder, folder.path
         self.began = time.perf_counter()
         settings = config.trainer
+        require_tasks(task_of(os.environ), num_devices(settings), settings.num_nodes)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         seed_everything(config.seed, verbose=False)
         with memory_told("building the corpus", lambda: CORPUS_KNOBS, "nothing was trained"):
             self.corpus = build_corpus(config.data)
+        require_cell(config.study, self.path.name, resolved, self.corpus.digest)
         self.checkpoint = newest_valid(self.path / CHECKPOINTS)
         if self.checkpoint is not None:
             require_same_corpus(self.checkpoint, self.corpus.digest)
@@ -234,6 +240,11 @@ class _Run:
             "state": f"{self.state_bytes:,} bytes per row",
             "folder": str(self.path),
         }
+        if job := slurm_job(os.environ):
+            times = counted(job["restarts"], "time")
+            lines["Slurm"] = f"job {job['id']}" + (
+                f", restarted {times}" if job["restarts"] else ""
+            )
         if sent := describe_wandb(config.logger):
             lines["W&B"] = sent
         if checkpoint is not None:
@@ -298,7 +309,7 @@ class _Run:
 
     def trainer(self, metrics: Metrics, validation: Validation | None) -> Trainer:
         """Make Lightning's trainer; what it would record itself is switched off."""
-        settings = self.config.trainer
+        settings, cluster = self.config.trainer, cluster_environment(os.environ)
         callbacks: list[Callback] = [
             metrics,
             *([] if validation is None else [validation]),
@@ -317,7 +328,7 @@ class _Run:
             max_epochs=-1,
             accumulate_grad_batches=settings.accumulate,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *([] if cluster is None else [cluster])],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -393,6 +404,7 @@ class _Run:
             "versions": versions(),
             "commit": git_commit(),
             "machine": machine(),
+            "slurm_job": slurm_job(os.environ),
             "config_dir": None if (own := own_config()) is None else str(own),
             "config": self.resolved | {"name": self.path.name},
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from unimem.config import ConfigError
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
@@ -41,6 +42,24 @@ def signature(resolved: dict[str, Any], data_digest: str) -> str:
         settings[node].pop("tokenizer", None)
     parts = [settings, code_digest(), data_digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def require_cell(study: str, name: str, resolved: dict[str, Any], data_digest: str) -> None:
+    """Refuse a run among the cells of sweeps that is not the cell of its name.
+
+    Raises `ConfigError`.
+    """
+    if study == CELLS and not name.endswith(f"-{signature(resolved, data_digest)[:12]}"):
+        raise not_a_cell(name)
+
+
+def not_a_cell(name: str | None) -> ConfigError:
+    """Say why a run cannot be recorded in the folder of cells."""
+    named = f"name={name} is not of these settings" if name else "this run has no such name"
+    return ConfigError(
+        f"study={CELLS}: sweeps keep their cells there, each under a name that ends in the "
+        f"signature of its settings, code and data; {named}: choose another study, study=..."
+    )
 
 
 def _by_index(resolved: dict[str, Any]) -> dict[str, Any]:

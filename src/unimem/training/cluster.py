@@ -1,0 +1,79 @@
+"""How Lightning takes the processes that Slurm started; it is not to queue jobs again."""
+
+import os
+from collections.abc import Mapping
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from unimem.training.launched import Task, task_of
+
+FIRST_PORT, PORTS = 15_000, 17_000
+
+
+def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | None:
+    """Say how the processes of a run in a Slurm job find each other; None leaves it to Lightning.
+
+    Lightning's own choice takes the tasks that a job may have for processes that are there.
+    """
+    task = task_of(environment)
+    if task is not None:
+        return SrunTasks(task) if task.launcher == "srun" else None
+    return LightningEnvironment() if any(k.startswith("SLURM_") for k in environment) else None
+
+
+class SrunTasks(ClusterEnvironment):
+    """The tasks of a job step, each of which is a process of the run."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self._task = task
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Say that they are all there."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """The node of the first task."""
+        names = ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
+        nodes = next((os.environ[name] for name in names if name in os.environ), "127.0.0.1")
+        return os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+
+    @property
+    def main_port(self) -> int:
+        """A port that all tasks derive from the ids of job and step."""
+        if "MASTER_PORT" in os.environ:
+            return int(os.environ["MASTER_PORT"])
+        job, step = (int(os.environ.get(f"SLURM_{x}_ID", "0")) for x in ("JOB", "STEP"))
+        return FIRST_PORT + (31 * job + step) % PORTS
+
+    @staticmethod
+    def detect() -> bool:
+        """Say whether srun started this process."""
+        task = task_of(os.environ)
+        return task is not None and task.launcher == "srun"
+
+    def world_size(self) -> int:
+        """Give the number of tasks."""
+        return self._task.count
+
+    def set_world_size(self, size: int) -> None:
+        """Change nothing: srun has decided."""
+
+    def global_rank(self) -> int:
+        """Give the index among all tasks."""
+        return self._task.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Change nothing: srun has decided."""
+
+    def local_rank(self) -> int:
+        """Give the index among the tasks on this node."""
+        return self._task.local_rank
+
+    def node_rank(self) -> int:
+        """Give the index of this node."""
+        return self._task.node
