@@ -14,9 +14,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "words": set(),
     "memory": {"memory", "paths", "words"},
-    "data": {"data", "words", "hub"},
+    "data": {"data", "words", "hub", "integrity"},
     "hub": set(),
     "paths": set(),
+    "integrity": set(),
     "settings": set(),
     "overrides": {"words"},
     "yaml_file": set(),
@@ -27,12 +28,12 @@ ALLOWED = {
         "memory", "data", "paths", "settings", "overrides", "words", "hints", "yaml_file",
         "interpolation",
     },
-    "model": {"model", "memory", "settings", "hub"},
-    "evaluation": {"evaluation", "model", "memory", "data", "settings", "words"},
-    "results": {"results", "evaluation", "words", "yaml_file"},
+    "model": {"model", "memory", "settings", "hub", "integrity"},
+    "evaluation": {"evaluation", "model", "memory", "data", "settings", "words", "integrity"},
+    "results": {"results", "evaluation", "words", "yaml_file", "integrity"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides", "words", "hints", "yaml_file",
+        "paths", "overrides", "words", "hints", "yaml_file", "integrity",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",
@@ -40,7 +41,7 @@ ALLOWED = {
     },
     "training": {
         "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
-        "paths", "words", "yaml_file",
+        "paths", "words", "yaml_file", "integrity",
     },
 }  # fmt: skip
 

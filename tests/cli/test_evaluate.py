@@ -202,7 +202,9 @@ def copied(trained, tmp_path, **changes):
     """Copy a run without its evaluations, with other entries of its result.json."""
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("eval-*", "checkpoints"))
-    (folder / "result.json").write_text(json.dumps(record_of(trained) | changes))
+    record = record_of(trained) | changes
+    unsealed = {k: v for k, v in record.items() if k not in ("files", "check")}
+    (folder / "result.json").write_text(json.dumps(unsealed))
     return folder
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from unimem.results.records import (
+    open_to_readers,
     read_result,
-    settle_files,
     write_bytes_atomic,
     write_json_atomic,
 )
@@ -25,7 +25,7 @@ def test_files_of_libraries_get_the_mode_of_the_umask(tmp_path, umask, mode):
     (tmp_path / "model.safetensors").touch(mode=0o600)
     before = os.umask(umask)
     try:
-        settle_files(tmp_path)
+        open_to_readers(tmp_path)
     finally:
         os.umask(before)
     (path,) = tmp_path.iterdir()

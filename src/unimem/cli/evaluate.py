@@ -18,7 +18,7 @@ from unimem.cli.command import launch, take_config_dir
 from unimem.cli.reading import may_share_documents, reads_other_data, recompose, require_tokenizer
 from unimem.config import Config, ConfigError, compose_node
 from unimem.paths import own_config
-from unimem.results.records import RESULT, make_numbered_folder, read_result, write_json_atomic
+from unimem.results.records import RESULT, make_numbered_folder, read_result, write_result
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError, evaluation_knobs, memory_told
@@ -216,6 +216,7 @@ def evaluate(
     from unimem.data.build import build_corpus
     from unimem.evaluation.run import evaluate_all
     from unimem.evaluation.sample import Sample
+    from unimem.evaluation.tokens import FILE_NAME
     from unimem.model.attach import attach, load_memory
     from unimem.model.load import load_pretrained
     from unimem.training.devices import device_type
@@ -293,7 +294,7 @@ def evaluate(
             "machine": machine(),
             "config": resolved,
         }
-        write_json_atomic(folder / RESULT, record)
+        write_result(folder, record, [FILE_NAME])
     about = resolved | {"overrides": list(overrides)}
     if command := mirror_evaluation(config, about, evaluation, folder, run_folder):
         say(f"W&B: to send it: {command}")

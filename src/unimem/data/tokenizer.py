@@ -19,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from unimem.data.documents import DataError, trained_vocabulary
 from unimem.hub import ask_hub
+from unimem.integrity import require_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -383,6 +384,7 @@ def load_hugging_face(name: str) -> Tokenizer:
         )
     try:
         if folder.is_dir():
+            require_whole(folder.resolve())
             loaded = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )

@@ -1,6 +1,5 @@
 """The losses of every scored token, side by side, and the file that keeps them."""
 
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+
+from unimem.integrity import require_whole
 
 FILE_NAME = "documents.npz"
 
@@ -59,13 +60,12 @@ class TokenTable:
         }
         with (folder / FILE_NAME).open("wb") as file:
             np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())  # a record will name it as whole
 
     @classmethod
     def load(cls, folder: Path) -> "TokenTable":
         """Read what `save` wrote. Raises ValueError, which names the file, if it is damaged."""
         path = folder / FILE_NAME
+        require_whole(path)
         try:
             with np.load(path) as file:
                 columns = dict(file)

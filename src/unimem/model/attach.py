@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unimem.integrity import require_whole
 from unimem.memory.plan import MemoryPlan
 from unimem.memory.settings import MemorySettings
 from unimem.model import attention
@@ -167,6 +168,7 @@ def save_memory(model: PreTrainedModel, folder: str | Path) -> None:
 def read_memory(folder: str | Path) -> Mapping[str, Tensor]:
     """Give what `save_memory` wrote. Raises ValueError if the file is missing or damaged."""
     path = Path(folder) / WEIGHTS_NAME
+    require_whole(path.resolve())
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

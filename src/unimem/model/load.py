@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from unimem.hub import ask_hub
+from unimem.integrity import require_whole
 from unimem.model.supported import lift_windows
 from unimem.settings import ModelSettings, ScratchModel
 
@@ -78,7 +79,9 @@ def load_pretrained(
 
     Raises ValueError in a sentence for whatever keeps the model from being read.
     """
-    if not Path(name).is_dir():
+    if Path(name).is_dir():
+        require_whole(Path(name).resolve())
+    else:
         ask_hub()
     try:
         # a pair, which its signature does not say

@@ -5,11 +5,14 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-RESULT = "result.json"
-"""What a finished run found out; it exists if and only if the run came to its end."""
+from unimem.integrity import FILES, RESULT, digests, is_changed, require_whole, sealed
+
+__all__ = ["RESULT"]
+
 CONFIG = "config.yaml"
 """The settings of a run, written before it starts."""
 
@@ -37,11 +40,10 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def settle_files(folder: Path) -> None:
-    """Make files that libraries wrote to `folder` survive a power cut, before a record names them.
+def open_to_readers(folder: Path) -> None:
+    """Give the files of `folder` the mode that the umask says.
 
-    Also give them the mode that the umask says: safetensors writes files that the owner alone can
-    read.
+    safetensors writes files that the owner alone can read.
     """
     probe = folder / f".mode-{os.getpid()}"
     probe.touch()
@@ -50,15 +52,31 @@ def settle_files(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    fsync_folder(folder)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, whole or not at all; NaN and infinity are errors."""
     text = json.dumps(value, indent=2, allow_nan=False)
     write_bytes_atomic(path, f"{text}\n".encode())
+
+
+def write_result(folder: Path, result: dict[str, Any], files: Iterable[str]) -> None:
+    """Write a run's result, with the digests of the files that it rests on and of itself.
+
+    The files are made to survive a power cut before the result names them.
+
+    Args:
+        folder: the run's.
+        result: what the run found out.
+        files: names in `folder`, of files or of folders.
+    """
+    found = digests(folder, files)
+    for name in found:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    for parent in {(folder / name).parent for name in found}:
+        fsync_folder(parent)
+    write_json_atomic(folder / RESULT, sealed(result | {FILES: found}))
 
 
 def make_numbered_folder(parent: Path, stem: str) -> Path:
@@ -87,16 +105,22 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}; {_AGAIN}") from None
     if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
         raise ValueError(f"{path} is not the record of a run: it has no config; {_AGAIN}")
+    if is_changed(result):
+        raise ValueError(f"{path} is damaged: its content is not as it was written; {_AGAIN}")
     return result
 
 
 def set_damaged_aside(folder: Path) -> str | None:
-    """Rename a result that cannot be read, so that its run can be continued; say so, or None."""
+    """Rename a result that is damaged, or one of its files is, so that the run can be continued.
+
+    Returns what is damaged, or None.
+    """
     path = folder / RESULT
     if not path.is_file():
         return None
     try:
         read_result(folder)
+        require_whole(folder)
     except ValueError as error:
         kept = path.with_name(f"{RESULT}.damaged")
         os.replace(path, kept)

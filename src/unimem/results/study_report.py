@@ -9,6 +9,7 @@ from typing import Any
 
 from unimem.evaluation.statistics import few_documents
 from unimem.evaluation.tokens import TokenTable
+from unimem.integrity import require_whole
 from unimem.results.blocks import (
     Block,
     Code,
@@ -22,6 +23,7 @@ from unimem.results.blocks import (
 )
 from unimem.results.checks import read_report
 from unimem.results.claim import Decision, claim_blocks, decide
+from unimem.results.collect import METRICS
 from unimem.results.comparison import SEEDS, Panel, panels
 from unimem.results.escape import as_file_name
 from unimem.results.page import as_html, as_markdown
@@ -241,6 +243,7 @@ def _checked(cell: CellRecord) -> CellRecord:
     if cell.result is not None:
         try:
             TokenTable.load(cell.folder)
+            require_whole(cell.folder / METRICS)
         except ValueError as error:
             return replace(cell, run=None, damage=str(error))
     return cell

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from unimem.evaluation.tokens import FILE_NAME
+from unimem.integrity import require_whole
 from unimem.results.records import RESULT, read_result, write_json_atomic
 from unimem.studies.cells import Cell
 from unimem.studies.study import Study
@@ -33,6 +35,8 @@ def finished(cell: Cell) -> bool:
         return False
     try:
         result = read_result(cell.folder)
+        for name in (FILE_NAME, METRICS):  # weights may be large: whoever reads them compares
+            require_whole(cell.folder / name)
     except ValueError as error:
         logger.warning("%s; the cell counts as not finished", error)
         return False

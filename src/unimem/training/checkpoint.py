@@ -4,7 +4,6 @@
 checkpoint without one was never finished.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from unimem.integrity import file_sha256
 from unimem.results.records import fsync_folder, write_bytes_atomic
 from unimem.settings import TrainerSettings
 from unimem.training.signals import StopSignals
@@ -46,7 +46,7 @@ class AtomicCheckpointIO(CheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            write_bytes_atomic(_checksum(path), f"{_digest(temporary)}\n".encode())
+            write_bytes_atomic(_checksum(path), f"{file_sha256(temporary)}\n".encode())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as RuntimeError, in words about its own archive
@@ -177,7 +177,7 @@ def damage(path: Path) -> str | None:
         return f"{checksum.name} is missing"
     try:
         expected = checksum.read_text(encoding="ascii", errors="replace").strip()
-        actual = _digest(path)
+        actual = file_sha256(path)
     except OSError as error:  # a folder, a link to nothing, no permission
         return f"it cannot be read: {error.strerror}"
     return None if actual == expected else f"its sha256 is {actual[:12]}.., not {expected[:12]}.."
@@ -185,8 +185,3 @@ def damage(path: Path) -> str | None:
 
 def _checksum(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

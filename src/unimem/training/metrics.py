@@ -1,11 +1,13 @@
 """The record of training: a line of metrics.jsonl every few steps, and what shows it."""
 
+import hashlib
 import json
 import logging
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +124,15 @@ class Metrics(Callback):
 
 
 class MetricsFile:
-    """Appends records to a file, one line of JSON each."""
+    """Appends records to a file, one line of JSON each.
+
+    `lost` counts the records that a checkpoint knew and that were no longer there, or no longer as
+    they were written, when the run was continued from it.
+    """
 
     def __init__(self, path: Path):
         self._path = path
+        self.lost = 0
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Append a record; JSON has no NaN and no infinity, which become null."""
@@ -133,25 +140,53 @@ class MetricsFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
 
+    def state(self) -> dict[str, Any]:
+        """Write the records through to the disk; give their number and sha256 for a checkpoint."""
+        lines = self._lines()
+        if lines:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+        return {"lines": len(lines), "sha256": _sha256(lines), "lost": self.lost}
+
+    def require_state(self, state: Mapping[str, Any], step: int) -> None:
+        """Compare what is there with what a checkpoint after `step` knows; say what is missing."""
+        self.lost = state["lost"]
+        lines = self._lines()
+        if _sha256(lines) == state["sha256"]:
+            return
+        self.lost += max(1, state["lines"] - len(lines))
+        steps = [json.loads(line)["step"] for line in lines]
+        logger.warning(
+            "%s holds %d of the %d records that the checkpoint of step %d knows%s: the others were "
+            "lost or changed, and the learning curve has a gap; the model is not affected",
+            self._path,
+            len(lines),
+            state["lines"],
+            step,
+            f" (steps {steps[0]} to {steps[-1]})" if steps else "",
+        )
+
     def keep_until(self, step: int, *, validated: bool = True) -> None:
-        """Drop what a killed process wrote after `step`, whole lines and broken ones.
+        """Drop what a killed process wrote after `step`, and lines that are no records.
 
         And what it wrote of the validation after `step`, if that counts as not made.
         """
-        if not self._path.exists():
-            return
         kept: list[str] = []
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self._lines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if record["step"] > step:
-                break
-            if record["step"] == step and VALIDATION in record and not validated:
-                break
-            kept.append(f"{line}\n")
-        write_bytes_atomic(self._path, "".join(kept).encode())
+                at = record["step"]
+            except (ValueError, RecursionError, TypeError, KeyError):
+                continue  # the last line of a process that was killed, or damage
+            if at < step or at == step and (validated or VALIDATION not in record):
+                kept.append(line)
+        if self._path.exists():
+            write_bytes_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+
+    def _lines(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        return self._path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 class ProgressBar(RichProgressBar):
@@ -193,6 +228,10 @@ def log_line(max_steps: int) -> Sink:
         )
 
     return log
+
+
+def _sha256(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _losses(nll: float, tokens: int) -> dict[str, float]:

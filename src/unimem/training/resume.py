@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attached
 from unimem.training.environment import numerics, variables, versions
+from unimem.training.metrics import MetricsFile
 from unimem.training.module import LitUniMem
 from unimem.training.signature import code_digest
 
@@ -27,8 +28,9 @@ class ProcessState(Callback):
     `weights_only=True`.
     """
 
-    def __init__(self, corpus_digest: str, announce: Any):
+    def __init__(self, corpus_digest: str, metrics: MetricsFile, announce: Any):
         self._corpus_digest = corpus_digest
+        self._metrics = metrics
         self._announce = announce
         self._loaded: dict[str, Any] | None = None
 
@@ -47,6 +49,8 @@ class ProcessState(Callback):
             "corpus": self._corpus_digest,
             "numerics": circumstances(),
         }
+        if trainer.is_global_zero:  # the process whose checkpoint is written
+            checkpoint[KEY]["metrics"] = self._metrics.state()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -110,14 +114,17 @@ def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool
     return f"exact resume: no, because {', '.join(reasons)}" if reasons else "exact resume: yes"
 
 
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """Give what `ProcessState` put into a checkpoint, without reading the tensors."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[KEY]
+
+
 def require_same_corpus(checkpoint: Path, corpus_digest: str) -> None:
     """Refuse to go on with other documents, before weights meet those of another vocabulary.
 
     Raises ValueError if the corpus is not the one that the checkpoint was trained on.
     """
-    # Mapped: of all the tensors none is read.
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    if (before := saved[KEY]["corpus"]) != corpus_digest:
+    if (before := saved_state(checkpoint)["corpus"]) != corpus_digest:
         raise ValueError(
             f"the corpus has changed since the run began (digest {corpus_digest[:12]}, "
             f"it was {before[:12]}); bring those documents back, or start a new run"

@@ -21,6 +21,7 @@ from unimem.data.documents import Corpus, Documents
 from unimem.data.stream import SegmentStream
 from unimem.evaluation.run import evaluate_all, remembers
 from unimem.evaluation.sample import Sample
+from unimem.evaluation.tokens import FILE_NAME
 from unimem.memory.plan import DIMENSIONS, MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached, save_memory
@@ -29,7 +30,7 @@ from unimem.model.load import load_model
 from unimem.model.precision import WEIGHTS, dtype_name, own_precision
 from unimem.paths import own_config
 from unimem.results.collect import read_metrics
-from unimem.results.records import RESULT, settle_files, write_json_atomic
+from unimem.results.records import open_to_readers, write_result
 from unimem.settings import PretrainedModel
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
@@ -74,7 +75,7 @@ from unimem.training.loggers import (
 )
 from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
 from unimem.training.module import LitUniMem
-from unimem.training.resume import ProcessState, require_same_corpus
+from unimem.training.resume import ProcessState, require_same_corpus, saved_state
 from unimem.training.signals import StopSignals
 from unimem.training.signature import require_cell, signature
 from unimem.training.start import start_memory
@@ -191,10 +192,12 @@ class _Run:
                 sinks.append(log_line(self.config.trainer.steps))
             metrics = Metrics(self.config.trainer, sinks)
             validation = self.validation(metrics, sinks, file)
-            trainer = self.trainer(metrics, validation)
+            trainer = self.trainer(metrics, validation, file)
             if trainer.is_global_zero:
                 set_aside(checkpoints, checkpoint)
                 file.keep_until(0 if checkpoint is None else step_of(checkpoint))
+                if checkpoint is not None and (known := saved_state(checkpoint).get("metrics")):
+                    file.require_state(known, step_of(checkpoint))
                 replay(read_metrics(self.path), loggers)
             self.folder.begun = True
             again = f"resume=true name={self.path.name}"
@@ -221,7 +224,8 @@ class _Run:
             then = f"continue with {again} evaluation.batch_size=1"
             with memory_told("evaluating", lambda: evaluation_knobs(self.config), then):
                 result = self.result(metrics, trainer.global_step, validation)
-            write_json_atomic(self.path / RESULT, result)
+            result["metrics_lost"] = file.lost
+            write_result(self.path, result, (FILE_NAME, METRICS, MODEL))
             # Only then: a server that does not answer must not cost the result.
             for each in loggers:
                 each.log(eval_values(result["evaluation"]), trainer.global_step)
@@ -307,13 +311,15 @@ class _Run:
             forget=lambda step: file.keep_until(step, validated=False),
         )
 
-    def trainer(self, metrics: Metrics, validation: Validation | None) -> Trainer:
+    def trainer(
+        self, metrics: Metrics, validation: Validation | None, file: MetricsFile
+    ) -> Trainer:
         """Make Lightning's trainer; what it would record itself is switched off."""
         settings, cluster = self.config.trainer, cluster_environment(os.environ)
         callbacks: list[Callback] = [
             metrics,
             *([] if validation is None else [validation]),
-            ProcessState(self.corpus.digest, self.announce),
+            ProcessState(self.corpus.digest, file, self.announce),
             Checkpoints(self.path / CHECKPOINTS, settings, self.stop),
         ]
         if on_terminal():
@@ -363,7 +369,7 @@ class _Run:
             self.model.save_pretrained(model)
             save_vocabulary(self.model, self.corpus, model)
             save_memory(self.model, model)
-            settle_files(model)
+            open_to_readers(model)
         cast(torch.nn.Module, self.model).to(self.device)
         evaluation = evaluate_all(
             self.model,

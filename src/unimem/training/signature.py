@@ -12,6 +12,7 @@ from unimem.config import ConfigError
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
+from unimem.integrity import file_sha256
 from unimem.memory.depth import layer_at, layers_at
 from unimem.memory.plan import DIMENSIONS, option_class
 from unimem.paths import own_config
@@ -155,9 +156,7 @@ def _weights(name: str) -> str:
 def _files_digest(root: Path, files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
