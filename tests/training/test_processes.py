@@ -124,3 +124,18 @@ def test_signal_to_one_process_of_ddp_stops_both(runs, start):
     _, log = process.communicate(timeout=60)
     assert process.returncode == 143, log
     assert len(list((run / "checkpoints").glob("*.ckpt"))) == 1
+
+
+def test_killed_process_of_ddp_ends_the_run_in_a_line_and_it_goes_on(runs, start):
+    process = start(*DDP, "trainer.max_steps=3000", "trainer.checkpoint_every=5")
+    run = runs.output / "runs" / "a"
+    wait_for_step(run, 12, process)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        (other,) = file.read().split()
+    os.kill(int(other), signal.SIGKILL)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode in (1, -signal.SIGKILL), log
+    assert "another of the 2 processes of this run ended" in log and "Traceback" not in log
+    again = start(*DDP, "trainer.max_steps=3000", "trainer.checkpoint_every=5", "resume=auto")
+    wait_for_step(run, 200, again)

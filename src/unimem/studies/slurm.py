@@ -1,6 +1,7 @@
 """Cells as jobs of a Slurm cluster, through submitit."""
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from unimem.studies.cells import Cell, SweepOptions
 from unimem.studies.disk import finished, take_lock
 from unimem.studies.local import spawn
 from unimem.studies.runner import ELSEWHERE
+
+GRACE = 120
+"""Seconds in which Slurm kills a job, or has it queued again, after its SIGTERM."""
 
 
 class SlurmRun:
@@ -72,6 +76,9 @@ class CellJob:
         try:
             while (code := self._process.poll()) is None:
                 time.sleep(0.5)
+            if code == 128 + signal.SIGTERM:
+                # Slurm ends every process of a job: a result would hide that the cell is not done.
+                time.sleep(GRACE)
             return code
         finally:
             self._leave()

@@ -1,13 +1,18 @@
 """How Lightning takes the processes that Slurm started; it is not to queue jobs again."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from unimem.training.launched import Task, task_of
+
+LOST = r"gloo|NCCL|Connection (reset|closed)|Broken pipe"
+"""What torch says in a process whose run lost another one; it has no type of error of its own."""
 
 FIRST_PORT, PORTS = 15_000, 17_000
 
@@ -21,6 +26,25 @@ def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | 
     if task is not None:
         return SrunTasks(task) if task.launcher == "srun" else None
     return LightningEnvironment() if any(k.startswith("SLURM_") for k in environment) else None
+
+
+@contextmanager
+def told_if_lost(processes: int) -> Iterator[None]:
+    """Tell in a line that another of the processes of a run ended, which ends this one too.
+
+    Raises ChildProcessError then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if processes == 1 or not re.search(LOST, str(error)):
+            raise
+        why = str(error).splitlines()[0]
+        raise ChildProcessError(
+            f"another of the {processes} processes of this run ended, or cannot be reached "
+            f"({why}); what it said stands above, if anything; the run can be continued from its "
+            "last checkpoint with resume=true"
+        ) from error
 
 
 class SrunTasks(ClusterEnvironment):

@@ -40,7 +40,7 @@ from unimem.training.checkpoint import (
     set_aside,
     step_of,
 )
-from unimem.training.cluster import cluster_environment
+from unimem.training.cluster import cluster_environment, told_if_lost
 from unimem.training.describe import num_parameters, state_bytes_per_row
 from unimem.training.devices import (
     chosen_precision,
@@ -359,7 +359,8 @@ class _Run:
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        trainer.fit(LitUniMem(self.model, settings), stream, ckpt_path=checkpoint)
+        with told_if_lost(trainer.world_size):
+            trainer.fit(LitUniMem(self.model, settings), stream, ckpt_path=checkpoint)
 
     def result(self, metrics: Metrics, steps: int, validation: Validation | None) -> dict[str, Any]:
         """Save the model, read held-out documents, and put everything together."""
