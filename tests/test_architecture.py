@@ -33,7 +33,7 @@ ALLOWED = {
     "results": {"results", "evaluation", "words", "yaml_file", "integrity"},
     "studies": {
         "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides", "words", "hints", "yaml_file", "integrity",
+        "paths", "overrides", "words", "hints", "yaml_file", "integrity", "interpolation",
     },
     "bench": {
         "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",

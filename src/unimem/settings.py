@@ -74,9 +74,9 @@ class PretrainedModel(Settings):
         Raises ValueError if there is a file that cannot be read.
         """
         file = Path(self.name) / "config.json"
-        if not file.is_file():
-            return None
         try:
+            if not file.is_file():
+                return None
             found = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
             raise ValueError(f"model.name={self.name}: {file} cannot be read: {error}") from error

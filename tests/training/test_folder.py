@@ -1,5 +1,6 @@
 """Two runs never share a folder, and a folder is continued as it was begun."""
 
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import yaml
 from training.conftest import Runs
 
 from unimem.config import ConfigError, compose
+from unimem.overrides import literal
 from unimem.training.continued import FinishedRunError
 from unimem.training.folder import open_run, readable_name, recorded_config
 
@@ -40,6 +42,20 @@ def test_name_is_made_of_settings_and_numbered(opened, tmp_path):
     started = compose("model=hf", "model.name=/a/some-run/model", "injection_layer=1")
     assert readable_name(started) == "custom-l1-some-run-stdlib-s0"
     assert readable_name(started, layer.model) == "custom-l1-22x128-stdlib-s0"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../up", "/abs", "~", "..", ".hidden", "a\nb", "größe", "a" * 300, "-rf", "a/../b"],
+)
+def test_a_folder_made_of_settings_lies_where_runs_lie(name):
+    for lines in ([f"method.name={literal(name)}"], ["model=hf", f"model.name={literal(name)}"]):
+        try:
+            found = readable_name(compose(*lines))
+        except ConfigError as error:
+            assert name == "a" * 300 and "name" in str(error)
+            continue
+        assert re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,159}", found)
 
 
 def test_many_at_once_get_folders_of_their_own(tmp_path):

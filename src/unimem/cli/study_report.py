@@ -8,6 +8,7 @@ from pathlib import Path
 from unimem.cli import leave, say
 from unimem.results.blocks import Measured
 from unimem.results.collect import STUDY
+from unimem.results.records import RESULT
 from unimem.results.study import StudyRecord, read_study
 from unimem.results.study_report import Report, copy_report, left_out, write_study_report
 from unimem.results.study_tables import GAP_CLOSED, TIES
@@ -30,7 +31,14 @@ def run(given: argparse.Namespace) -> None:
     """Write the report, mirror it, and say where it is. Raises ValueError if there is none."""
     output, name = _place(given.study, given.output)
     study = read_study(output, name)
-    report = write_study_report(study, output / name)
+    try:
+        report = write_study_report(study, output / name)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        cells = ", ".join(str(cell.folder) for cell in study.cells if cell.result is not None)
+        raise ValueError(
+            f"a record of this study is damaged or of another version ({error!r}); it is the "
+            f"{RESULT} of one of {cells}: run that cell again"
+        ) from error
     for line in left_out(report.study):
         say(line, file=sys.stderr)
     say("\n".join(summary(report)))

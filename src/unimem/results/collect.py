@@ -164,7 +164,7 @@ def collect(root: Path, *, unfinished: bool = False) -> Collected:
                 rows.append(_row(run, root, studies.get(run.folder.resolve(), [])))
         except ValueError as error:
             damaged.append(str(error))
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             damaged.append(f"{folder} is of another version, or no run ({error!r})")
     return Collected(rows=rows, damaged=damaged)
 

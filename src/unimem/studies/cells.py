@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from unimem.config import (
@@ -19,6 +20,7 @@ from unimem.config import (
     resolve,
     validate,
 )
+from unimem.interpolation import guarded
 from unimem.overrides import literal
 from unimem.settings import Count, PretrainedModel, Settings, describe
 from unimem.training.folder import MODEL, readable_name
@@ -183,7 +185,12 @@ def read_options(kind: type[Options], primary: str, overrides: Mapping[str, Over
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line}: {override.key_or_group} takes one value")
     node = compose_node(primary, [override.input_line or "" for override in chosen])
-    values = {key: node[key] for key in kind.model_fields}
+    try:
+        with guarded():
+            whole = cast(dict[str, Any], OmegaConf.to_container(node, throw_on_missing=True))
+            values = {key: node[key] for key in kind.model_fields if key in whole}
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
     plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(values)))
     try:
         return kind.model_validate(plain)

@@ -47,7 +47,7 @@ def measured_runs(output: Path) -> list[Measured]:
             result = read_result(path.parent)
             if "run" not in result:  # an evaluation of another time
                 found.append(_measured(result))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             logger.warning("an estimate goes without %s (%s)", path, error)
     return [run for run in found if run is not None]
 

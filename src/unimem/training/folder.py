@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -141,7 +142,9 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
     layer = [] if config.injection_layer is None else [f"l{config.injection_layer}"]
     if layer and depth is not None:
         layer = [f"l{index}" for index in config.memory.layers(depth)]
-    return "-".join([config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"])
+    words = [config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"]
+    # Names of methods and models may be of others, and hold anything.
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words)).lstrip(".-")[:160]
 
 
 def require_place(config: Config) -> None:
