@@ -7,7 +7,6 @@ checkpoint without one was never finished.
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from unimem.integrity import file_sha256
 from unimem.results.records import fsync_folder, write_bytes_atomic
 from unimem.settings import TrainerSettings
 from unimem.training.signals import StopSignals
+from unimem.training.unwritten import why_unwritten
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-\d+\.ckpt")
 _BEST = re.compile(r"best-\d+\.ckpt")
-_ROOM = 1 << 20
-"""Below so many free bytes a write that failed is put down to the disk."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -50,8 +48,7 @@ class AtomicCheckpointIO(CheckpointIO):
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as RuntimeError, in words about its own archive
-            free = shutil.disk_usage(path.parent).free
-            why = f"the disk is full ({free:,} bytes free)" if free < _ROOM else str(error)
+            why = why_unwritten(path.parent, error)
             raise OSError(
                 f"{path} cannot be written: {why}; earlier checkpoints are intact: make room, and "
                 "continue the run with resume=true"

@@ -79,6 +79,7 @@ from unimem.training.resume import ProcessState, require_same_corpus, saved_stat
 from unimem.training.signals import StopSignals
 from unimem.training.signature import require_cell, signature
 from unimem.training.start import start_memory
+from unimem.training.unwritten import unwritten_told
 from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
 from unimem.words import counted
@@ -102,7 +103,8 @@ def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.
     """
     rank = rank_of(os.environ)
     rank_zero_only.rank = rank  # which Lightning reads from other variables
-    with StopSignals() as stop, open_run(config, resolved, rank) as folder:
+    place = Path(config.output) / config.study / (config.name or "")
+    with StopSignals() as stop, unwritten_told(place), open_run(config, resolved, rank) as folder:
         if folder.finished:
             announce(f"{folder.path} is finished; there is nothing to continue")
             return folder.path
