@@ -135,7 +135,7 @@ def test_no_flipped_bit_of_a_checksum_is_believed(stopped, injected):
 
 
 @pytest.mark.fault(
-    "C2", "a bit of the token store is flipped", "it is not opened, or is read as it was"
+    "C2", "a bit of the token store is flipped", "it is not opened, or means nothing"
 )
 @pytest.mark.parametrize("name", ["tokens.bin", "offsets.npy", "meta.json"])
 def test_no_flipped_bit_of_a_token_store_is_read(whole_text, tmp_path, name, injected):
