@@ -1,6 +1,15 @@
-"""Numbers in the words of a message, and foreign text that a message repeats."""
+"""What messages are made of: numbers in words, foreign text, errors of the system."""
 
+import errno
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RUST = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust name an error of the system."""
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -13,6 +22,47 @@ def printable(text: str, *, one_line: bool = False) -> str:
     r"""Show control characters as escapes: \x1b, \u202e; with `one_line` \n and \t too."""
     shown = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return shown.replace("\n", "\\n").replace("\t", "\\t") if one_line else shown
+
+
+def system_error(error: Exception) -> str:
+    """Say an error of the system: the file, why, and on a full disk how much room is left."""
+    if not isinstance(error, OSError) or error.errno is None or error.strerror is None:
+        return str(error)
+    said = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    room = ""
+    if error.errno in _FULL and error.filename is not None:
+        room = f" ({_room(Path(os.fsdecode(error.filename)))}); what was written before is kept"
+    return said + room
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that does not, as that of a full disk.
+
+    Raises:
+        OSError: of what is written within, with `path`, also where a library raises another error.
+    """
+    try:
+        yield
+    except OSError as error:
+        # numpy counts the items that a full disk did not take, without a number of the error
+        number = errno.ENOSPC if "requested and" in str(error) else error.errno
+        if error.filename is not None or number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+    except Exception as error:
+        found = _RUST.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def _room(path: Path) -> str:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    found = os.statvfs(path)
+    free = counted(found.f_bavail * found.f_frsize, "byte")
+    return f"{free} free, room for {counted(found.f_favail, 'file')}" if found.f_files else free
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -1,5 +1,7 @@
 """A checkpoint is whole, or it is not used: kills, full disks, flipped bits."""
 
+import errno
+import itertools
 import logging
 import os
 import random
@@ -9,7 +11,9 @@ import time
 
 import pytest
 import torch
+from training.conftest import metrics, same_weights
 
+from unimem.results.records import read_result
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     checkpoints,
@@ -152,3 +156,52 @@ def test_checkpoint_under_the_name_of_another_step_is_refused(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"global_step": 7}, path)
     with pytest.raises(ValueError, match="holds the state after step 7: the file was renamed"):
         AtomicCheckpointIO().load_checkpoint(path)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk that is full while `torch.save` is called for the given times."""
+    calls = itertools.count(1)
+    times: set[int] = set()
+    whole = torch.save
+
+    def save_or_not(*given):
+        if next(calls) in times:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(*given)
+
+    monkeypatch.setattr(torch, "save", save_or_not)
+    return times
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_training_goes_on_where_a_checkpoint_cannot_be_saved(runs, full, caplog):
+    undisturbed = runs.start("name=a")
+    full |= {8 + 3, 8 + 4}
+    run = runs.start("name=b")
+    saved = [step_of(path) for path in checkpoints(run / "checkpoints")]
+    assert saved == [1, 2, 5, 6, 7, 8] and same_weights(run, undisturbed)
+    assert caplog.text.count("training goes on, and saves again later") == 2
+    assert "step-00000003.ckpt cannot be written: " in caplog.text
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_the_last_checkpoint_must_be_saved_and_the_run_can_be_continued(runs, full):
+    full |= {7, 8}
+    with pytest.raises(OSError, match="step-00000008.ckpt cannot be written: .* resume=true"):
+        runs.start("name=b")
+    run = runs.output / "runs" / "b"
+    assert newest_valid(run / "checkpoints") == run / "checkpoints" / "step-00000006.ckpt"
+    assert not (run / "result.json").exists()
+    runs.start("name=b", "resume=true")
+    assert [line["step"] for line in metrics(run)] == list(range(1, 9))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_best_weights_are_among_those_that_could_be_kept(runs, full, caplog):
+    validate = ("trainer.validate_every=4", "trainer.keep_best=true", "trainer.checkpoint_every=8")
+    full |= {1}
+    result = read_result(runs.start("name=b", *validate))
+    assert "the best weights stay those that were kept before" in caplog.text
+    assert result["weights"] == {"which": "best", "step": 8}

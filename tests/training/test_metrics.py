@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from itertools import pairwise
 
 import pytest
@@ -56,3 +57,21 @@ def test_learning_rate_and_norm_are_those_of_the_step(runs):
     assert rates[:5] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
     assert rates == sorted(rates[:5]) + sorted(rates[5:], reverse=True)
     assert all(line["gradient_norm"] > 0 for line in lines)
+
+
+def test_lines_that_find_no_room_are_written_later(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        for step in range(1, 5):
+            file({"step": step, "loss": 1.5})
+        assert path.read_text() == '{"step": 1, "loss": 1.5}\n'  # no part of another line
+        with pytest.raises(OSError, match=r"metrics.jsonl cannot be written: File too large"):
+            file.settle()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caplog.text.count("its lines are kept") == 1
+    file({"step": 5, "loss": 1.5})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5]

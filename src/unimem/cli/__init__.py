@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import IO, NoReturn
 
 from unimem.training.exhausted import OUT_OF_MEMORY, in_words, out_of_memory
-from unimem.words import printable
+from unimem.words import printable, system_error
 
 STOPPED = 128 + signal.SIGINT
 
@@ -25,7 +25,7 @@ def say(text: object, file: IO[str] | None = None) -> None:
 
 def leave(text: object) -> NoReturn:
     """Say to stderr why the command ends, and end it with exit code 1."""
-    sys.exit(printable(str(text)))
+    sys.exit(printable(system_error(text) if isinstance(text, Exception) else str(text)))
 
 
 class Shown(logging.Formatter):

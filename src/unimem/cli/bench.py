@@ -11,6 +11,7 @@ from unimem.cli import leave, say
 from unimem.cli.command import launch
 from unimem.config import ConfigError
 from unimem.settings import describe
+from unimem.words import system_error
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def run(node: DictConfig) -> None:
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError(system_error(error)) from error
     say(f"\n{as_lines(record)}\n\nrecords, bench.md and bench.png: {Path(settings.output)}")
     if record["failures"]:
         leave(f"{record['failures']} failed by an error of the program; see above")

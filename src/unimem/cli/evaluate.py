@@ -23,7 +23,7 @@ from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError, evaluation_knobs, memory_told
 from unimem.training.folder import weights_folder
-from unimem.words import counted
+from unimem.words import counted, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError(system_error(error)) from error
     say("\n".join([f"corpus: {record['corpus']['summary']}", *table(record["evaluation"])]))
     say(f"results: {folder}")
 

@@ -12,6 +12,7 @@ from unimem.cli.command import launch
 from unimem.config import ConfigError, resolve, validate
 from unimem.training.continued import FinishedRunError
 from unimem.training.early import require_startable
+from unimem.words import system_error
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def run(node: DictConfig) -> None:
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError(system_error(error)) from error
     if rank_zero_only.rank:
         return
     for use, score in read_result(folder)["evaluation"]["scores"].items():

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from unimem.integrity import require_whole
+from unimem.words import writing
 
 FILE_NAME = "documents.npz"
 
@@ -58,7 +59,7 @@ class TokenTable:
             "position": self.position.astype(np.int32),
             **self.columns,
         }
-        with (folder / FILE_NAME).open("wb") as file:
+        with writing(folder / FILE_NAME), (folder / FILE_NAME).open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unimem.words import printable
+from unimem.words import printable, writing
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,11 @@ def save(figure: Any, path: Path, legend_of: Any = None, *, beside: bool = False
     _take_as_written(figure)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=300)
+        with writing(path):
+            figure.savefig(path, dpi=300)
         # Without a date, so that the same figure is the same file.
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        with writing(vector := path.with_suffix(".svg")):
+            figure.savefig(vector, metadata={"Date": None})
     lacking = [w for w in caught if "missing from font" in str(w.message)]
     if lacking:
         logger.warning("%s: the font has no sign for some characters, which are boxes", path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimem.integrity import FILES, RESULT, digests, is_changed, require_whole, sealed
+from unimem.words import writing
 
 __all__ = ["RESULT"]
 
@@ -21,7 +22,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a file so that whoever opens `path`, whenever, finds the old content or the new one."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with writing(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

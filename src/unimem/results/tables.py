@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimem.results.escape import in_csv, in_latex, in_markdown
-from unimem.words import printable
+from unimem.words import printable, writing
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -73,7 +73,8 @@ def write_parquet(rows: Rows, columns: Sequence[str], path: Path) -> None:
             values[column] = [None if value is None else float(value) for value in found]
         elif kinds == {str}:  # half a character is in JSON, but in no file
             values[column] = [None if value is None else printable(value) for value in found]
-    pyarrow.parquet.write_table(pyarrow.table(values), path)
+    with writing(path):
+        pyarrow.parquet.write_table(pyarrow.table(values), path)
 
 
 def short(value: Any) -> str:

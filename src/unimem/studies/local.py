@@ -16,6 +16,7 @@ from unimem.studies.cells import Cell
 from unimem.studies.disk import begun, finished, log_file, take_lock
 from unimem.training.launched import alone
 from unimem.training.signature import CELLS
+from unimem.words import writing
 
 STARTED = "== started "
 """How the log of a cell marks each of its processes."""
@@ -114,7 +115,7 @@ def spawn(
         if not resume and cell.folder.exists():
             shutil.rmtree(cell.folder)  # killed before it recorded its settings
         command = train_command(cell, group, resume, tags)
-        with log_file(cell).open("a", encoding="utf-8") as log:
+        with writing(log_file(cell)), log_file(cell).open("a", encoding="utf-8") as log:
             now = datetime.now().isoformat(" ", "seconds")
             print(f"{STARTED}{now}: {shlex.join(command)}", file=log, flush=True)
             return subprocess.Popen(

@@ -15,6 +15,7 @@ from unimem.studies.disk import begun, finished
 from unimem.training.exhausted import OUT_OF_MEMORY
 from unimem.training.signals import heeded
 from unimem.training.signature import code_changed
+from unimem.words import system_error
 
 POLL = 0.1
 """Seconds between two looks at the cells."""
@@ -157,7 +158,11 @@ class Runner:
             return
         slot = min(set(range(self._launcher.slots)) - self._running.keys())
         resumed = begun(status.cell)
-        run = self._launcher.start(status.cell, slot)
+        try:
+            run = self._launcher.start(status.cell, slot)
+        except OSError as error:  # as on a full disk, which others may not need
+            self._fail(status, f"cannot be started: {system_error(error)}")
+            return
         if run is None:
             status.state = State.ELSEWHERE
             return

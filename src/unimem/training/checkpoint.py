@@ -37,9 +37,9 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> None:
         """Write a checkpoint and its checksum. Raises OSError if there is no room for them."""
         path = Path(path)
-        path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         try:
+            path.parent.mkdir(exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -51,7 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
             why = why_unwritten(path.parent, error)
             raise OSError(
                 f"{path} cannot be written: {why}; earlier checkpoints are intact: make room, and "
-                "continue the run with resume=true"
+                "if the run ends continue it with resume=true"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -79,7 +79,11 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Saves every `checkpoint_every` optimizer steps, after the last one, and when told to stop."""
+    """Saves every `checkpoint_every` optimizer steps, after the last one, and when told to stop.
+
+    What cannot be saved on the way, as on a full disk, is a warning: training goes on, and the next
+    checkpoint is tried. Only the last one must not fail.
+    """
 
     def __init__(self, folder: Path, settings: TrainerSettings, stop: StopSignals):
         self._folder, self._settings, self._stop = folder, settings, stop
@@ -103,13 +107,35 @@ class Checkpoints(Callback):
         stop = trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False)
         last = step == self._settings.steps or trainer.should_stop
         if stop or last or step % self._settings.checkpoint_every == 0:
-            trainer.save_checkpoint(self._folder / f"step-{step:08d}.ckpt")
-            if trainer.is_global_zero:
+            saved = self._save(trainer, step, must=stop or last)
+            if saved and trainer.is_global_zero:
                 for old in checkpoints(self._folder)[: -self._settings.keep_checkpoints]:
                     AtomicCheckpointIO().remove_checkpoint(old)
                 for old in _superseded(self._folder):
                     AtomicCheckpointIO().remove_checkpoint(old)
         trainer.should_stop |= stop
+
+    def _save(self, trainer: Trainer, step: int, *, must: bool) -> bool:
+        """Save a checkpoint, and say whether it is there. Raises OSError if it must be."""
+        problem = try_to_save(trainer, self._folder / f"step-{step:08d}.ckpt")
+        if problem is not None and must:
+            raise problem
+        if problem is not None and trainer.is_global_zero:
+            logger.warning("%s; training goes on, and saves again later", problem)
+        return problem is None
+
+
+def try_to_save(trainer: Trainer, path: Path, *, weights_only: bool = False) -> OSError | None:
+    """Save a checkpoint; give what hindered it, the same in all processes of the run."""
+    problem = None
+    try:
+        trainer.save_checkpoint(path, weights_only=weights_only)
+    except OSError as error:
+        problem = error
+        trainer.strategy.barrier()  # at which the other processes wait
+    if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+        return None
+    return problem or OSError(f"{path} cannot be written by the first process")
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -126,6 +126,8 @@ class Metrics(Callback):
 class MetricsFile:
     """Appends records to a file, one line of JSON each.
 
+    Lines that cannot be written, as on a full disk, are kept and tried again with the next one.
+
     `lost` counts the records that a checkpoint knew and that were no longer there, or no longer as
     they were written, when the run was continued from it.
     """
@@ -133,15 +135,42 @@ class MetricsFile:
     def __init__(self, path: Path):
         self._path = path
         self.lost = 0
+        self._waiting: list[str] = []
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Append a record; JSON has no NaN and no infinity, which become null."""
         plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain) + "\n")
+        self._waiting.append(json.dumps(plain) + "\n")
+        try:
+            self.settle()
+        except OSError as error:
+            if len(self._waiting) == 1:
+                logger.warning("%s; its lines are kept, and tried again with the next", error)
+
+    def settle(self) -> None:
+        """Write what could not be written before. Raises OSError if it still cannot be."""
+        if not self._waiting:
+            return
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    _write_all(file, "".join(self._waiting).encode())
+                except OSError:
+                    file.truncate(end)  # a part of a line
+                    raise
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{self._path} cannot be written: {error.strerror}"
+            ) from error
+        self._waiting.clear()
 
     def state(self) -> dict[str, Any]:
-        """Write the records through to the disk; give their number and sha256 for a checkpoint."""
+        """Write the records through to the disk; give their number and sha256 for a checkpoint.
+
+        Raises OSError if they cannot be written.
+        """
+        self.settle()
         lines = self._lines()
         if lines:
             with self._path.open("rb") as file:
@@ -215,7 +244,7 @@ def log_line(max_steps: int) -> Sink:
 
     def log(record: dict[str, Any]) -> None:
         if VALIDATION in record:
-            found = [f"{k} {v:.4f}" for k, v in record.items() if k != "step"]
+            found = [f"{k} {written(v, '.4f')}" for k, v in record.items() if k != "step"]
             logger.info("step %d of %d: %s", record["step"], max_steps, ", ".join(found))
             return
         logger.info(
@@ -232,6 +261,11 @@ def log_line(max_steps: int) -> Sink:
 
 def _sha256(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    while data:  # on a disk that fills up a part may be written
+        data = data[file.write(data) :]
 
 
 def _losses(nll: float, tokens: int) -> dict[str, float]:

@@ -82,7 +82,7 @@ from unimem.training.start import start_memory
 from unimem.training.unwritten import unwritten_told
 from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
-from unimem.words import counted
+from unimem.words import counted, writing
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +225,7 @@ class _Run:
                 self.announce(f"{'stopped early':<18} after step {trainer.global_step}: {early}")
             then = f"continue with {again} evaluation.batch_size=1"
             with memory_told("evaluating", lambda: evaluation_knobs(self.config), then):
+                file.settle()
                 result = self.result(metrics, trainer.global_step, validation)
             result["metrics_lost"] = file.lost
             write_result(self.path, result, (FILE_NAME, METRICS, MODEL))
@@ -369,10 +370,11 @@ class _Run:
         weights = self.chosen_weights(steps, validation)
         model = weights_folder(self.path, self.resolved)
         if model == self.path / MODEL:
-            self.model.save_pretrained(model)
-            save_vocabulary(self.model, self.corpus, model)
-            save_memory(self.model, model)
-            open_to_readers(model)
+            with writing(model):
+                self.model.save_pretrained(model)
+                save_vocabulary(self.model, self.corpus, model)
+                save_memory(self.model, model)
+                open_to_readers(model)
         cast(torch.nn.Module, self.model).to(self.device)
         evaluation = evaluate_all(
             self.model,

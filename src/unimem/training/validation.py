@@ -16,10 +16,11 @@ from unimem.data.documents import Documents
 from unimem.evaluation.run import remembers
 from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import score
+from unimem.evaluation.statistics import perplexity
 from unimem.model.attach import attached
 from unimem.model.attention import Use
 from unimem.settings import EvaluationSettings, TrainerSettings
-from unimem.training.checkpoint import best_checkpoint
+from unimem.training.checkpoint import best_checkpoint, try_to_save
 from unimem.training.metrics import Metrics, Sink
 from unimem.training.module import LitUniMem
 from unimem.training.signals import StopSignals
@@ -183,10 +184,14 @@ class Validation(Callback):
         """Keep the best weights, and say whether patience is over."""
         value = nll if math.isfinite(nll) else math.inf
         if self.best is None or value < self.best:
-            self.best, self.best_step = value, step
-            if self._settings.keep_best:
-                # Earlier ones stay: a checkpoint may know of them, and be continued from.
-                trainer.save_checkpoint(best_checkpoint(self._folder, step), weights_only=True)
+            # Earlier ones stay: a checkpoint may know of them, and be continued from.
+            path = best_checkpoint(self._folder, step)
+            keep = self._settings.keep_best
+            problem = try_to_save(trainer, path, weights_only=True) if keep else None
+            if problem is None:
+                self.best, self.best_step = value, step
+            elif trainer.is_global_zero:
+                logger.warning("%s; the best weights stay those that were kept before", problem)
         if self._reference is None or value < self._reference - self._settings.min_improvement:
             self._reference, self._waited = value, 0
             return
@@ -232,7 +237,7 @@ def _evenly(items: list[int], count: int) -> list[int]:
 
 def _values(nll: dict[str, float]) -> dict[str, float]:
     own = nll["own"]
-    values = {"val/nll": own, "val/perplexity": math.exp(min(own, 700.0))}
+    values = {"val/nll": own, "val/perplexity": float(perplexity(own))}
     if "off" in nll:
         values |= {"val/nll_off": nll["off"], "val/gain": nll["off"] - own}
     return values
