@@ -286,7 +286,7 @@ def test_server_that_falls_silent_costs_no_more_than_its_deadline(runs, start):
             time.sleep(0.1)
         begin = time.monotonic()
         out, log = process.communicate(timeout=60)
-    assert process.returncode == 0 and time.monotonic() - begin < 30
+    assert process.returncode == 0 and time.monotonic() - begin < 15
     assert "did not take everything within logger.finish_timeout=3 s" in log
     assert "to send it: wandb sync" in out
 
@@ -302,7 +302,7 @@ def test_signal_ends_a_run_whose_server_is_silent(runs, start):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=20)
     assert process.returncode == 143 and "resume=true name=a continues the run" in out
 
 

@@ -100,6 +100,7 @@ class WandbRun:
                 "one",
                 own.base_url,
             )
+        _leave_out_telemetry()
         for attempt in ["online", "offline"] if mode == "online" else [mode]:
             try:
                 self._run = wandb.init(
@@ -175,6 +176,17 @@ class WandbRun:
             _kill_service()
             raise
         return command if self._mode == "offline" else None
+
+
+def _leave_out_telemetry() -> None:
+    """Let W&B send nothing about its own use: at exit it would wait for the server to take it.
+
+    That is for half a minute if the server is silent. W&B has no setting for this.
+    """
+    with suppress(ImportError):  # other versions have none
+        from wandb.analytics.opentelemetry.opentelemetry_proxy import disable
+
+        disable()
 
 
 def _teardown() -> None:
