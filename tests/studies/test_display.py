@@ -35,6 +35,17 @@ def test_progress_is_the_last_whole_line(statuses):
     assert found is not None and (found.step, found.perplexity, found.seconds) == (2, 2.25, 20.0)
 
 
+@pytest.mark.parametrize(
+    "line", ["[1]", "3", '{"perplexity": 2.0}', "[" * 8000, "{", "\0", '"\\ud800"']
+)
+def test_a_damaged_line_is_passed_over(statuses, line):
+    write_metrics(statuses[0])
+    with (statuses[0].cell.folder / "metrics.jsonl").open("a") as file:
+        file.write(f"\n{line}\n")
+    found = progress(statuses[0].cell)
+    assert found is not None and found.step == 2
+
+
 def test_table_shows_what_runs_first(statuses):
     write_metrics(statuses[2])
     statuses[2].state = State.RUNNING

@@ -256,7 +256,7 @@ def _studies(root: Path, damaged: list[str]) -> dict[Path, list[str]]:
             study = json.loads(path.read_text(encoding="utf-8"))
             folders = [(root / cell["folder"]).resolve() for cell in study["cells"]]
             name = study["study"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
             damaged.append(f"{path} is damaged: {error!r}")
             continue
         for folder in folders:

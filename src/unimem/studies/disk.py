@@ -58,10 +58,10 @@ def progress(cell: Cell) -> Progress | None:
     for line in reversed(_tail(cell.folder / METRICS)):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut at the tail's beginning, or being written
-        if "perplexity" not in record:
-            continue  # of validation
+        except (ValueError, RecursionError):
+            continue  # cut at the tail's beginning, being written, or damaged
+        if not isinstance(record, dict) or not {"step", "perplexity", "seconds"} <= record.keys():
+            continue  # of validation, or damaged
         return Progress(**{key: record[key] for key in ("step", "perplexity", "seconds")})
     return None
 
