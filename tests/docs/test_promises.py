@@ -15,7 +15,7 @@ def functions_of(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("page", ["docs/reliability.md"])
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
 def test_every_test_that_a_page_names_is_there(page):
     named = NAMED.findall((ROOT / page).read_text())
     assert len(named) > 10
