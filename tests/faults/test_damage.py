@@ -12,6 +12,9 @@ from unimem.config import ConfigError
 from unimem.data.documents import DataError
 from unimem.data.store import TokenStore
 from unimem.data.tokenizer import cached_bpe
+from unimem.evaluation.tokens import TokenTable
+from unimem.model.load import load_pretrained
+from unimem.results.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO, newest_valid
 
 STOPPED = 6
@@ -177,6 +180,32 @@ def test_no_flipped_bit_of_a_tokenizer_is_read(whole_text, tmp_path, caplog, inj
             cached_bpe(path, texts(), 270)
         assert f"{path} is damaged" in caplog.text
         injected()
+        injected.held()
+
+
+def read_model(run: Path) -> None:
+    load_pretrained(run / "model", "the model", local_files_only=True)
+
+
+READERS = {
+    "model/model.safetensors": read_model,
+    "model/config.json": read_model,
+    "documents.npz": TokenTable.load,
+    "result.json": read_result,
+}
+
+
+@pytest.mark.fault("C2", "a bit of a finished run's file is flipped", "it is named and not read")
+@pytest.mark.parametrize("name", READERS)
+def test_no_flipped_bit_of_a_finished_run_is_read(whole, tmp_path, name, injected):
+    run = tmp_path / "a"
+    shutil.copytree(whole, run)
+    for bit, data in flips((whole / name).read_bytes(), 50, seed=5):
+        (run / name).write_bytes(data)
+        injected()
+        with pytest.raises(ValueError, match=f"{Path(name).name} is") as told:
+            READERS[name](run)
+        assert str(run) in str(told.value), bit
         injected.held()
 
 
