@@ -172,7 +172,7 @@ def open_or_build(
 
 
 def _build(folder: Path, vocab_size: int, write: Callable[[StoreWriter], None]) -> None:
-    building = _temporary_folder(folder)
+    building = temporary_folder(folder)
     try:
         writer = StoreWriter(building, vocab_size)
         try:
@@ -200,8 +200,8 @@ def _dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
 
 
-def _temporary_folder(folder: Path) -> Path:
-    """Make the folder to build in, and remove those that killed builds left behind."""
+def temporary_folder(folder: Path) -> Path:
+    """Make a folder to build what `folder` is to be, and remove those that killed builds left."""
     prefix = f"{folder.name}.{socket.gethostname()}."
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f"{prefix}*"):

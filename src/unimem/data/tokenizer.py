@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-import tempfile
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from unimem.data.documents import DataError, trained_vocabulary
+from unimem.data.store import temporary_folder
 from unimem.hub import ask_hub
 from unimem.integrity import require_whole
 
@@ -228,14 +229,16 @@ class _Window(NamedTuple):
 
 def _write_whole(file: Path, data: bytes) -> None:
     """Write a file so that a reader finds all of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        temporary = Path(folder, file.name)
+    folder = temporary_folder(file)
+    try:
+        temporary = folder / file.name
         with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pieces(text: str) -> Iterator[str]:

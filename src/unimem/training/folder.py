@@ -66,6 +66,7 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
     with _opened(config, study) as path:
         if config.resume and (told := set_damaged_aside(path)):
             logger.warning(told)
+        _remove_unfinished(path)
         # a process that was killed before it recorded its settings has begun nothing
         begun = bool(config.resume) and (path / CONFIG).is_file()
         if config.resume and not begun:
@@ -275,6 +276,13 @@ def _require_empty(path: Path) -> None:
         raise ConfigError(
             f"{path} is not a run's folder: it holds no {CONFIG}; choose another name, name=..."
         )
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what killed processes were writing."""
+    for name in (CONFIG, METRICS, RESULT):
+        for left in path.glob(f".{name}.tmp-*"):
+            left.unlink()
 
 
 def _joined(config: Config, study: Path) -> Path:
