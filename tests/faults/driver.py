@@ -37,10 +37,16 @@ SHORT = (
 
 
 def settings(*more: str, method: Sequence[str] = XL) -> tuple[str, ...]:
-    """Give SHORT with a method; of a setting that is given twice, the later value."""
+    """Give SHORT with a method; of a setting that is given twice, the later value.
+
+    `-data` takes away all of SHORT that begins so.
+    """
     chosen: dict[str, str] = {}
     for line in (*SHORT, *method, *more):
-        chosen[line.partition("=")[0]] = line
+        if line.startswith("-"):
+            chosen = {k: each for k, each in chosen.items() if not k.startswith(line[1:])}
+        else:
+            chosen[line.partition("=")[0]] = line
     return tuple(chosen.values())
 
 
@@ -173,9 +179,8 @@ class Disturbed:
         self.run = output / "runs" / "a"
 
     def command(self) -> list[str]:
-        """Give the arguments that start the run or continue it."""
-        begun = ["resume=true"] if self.run.exists() else []
-        return [*self.arguments, *begun]
+        """Give the arguments, each time the same."""
+        return [*self.arguments, "resume=auto"]
 
     def fork(self, *faults: Fault, **environment: str) -> Started:
         """Start it or continue it, in a fork."""
@@ -239,6 +244,7 @@ NOT_REPEATED = {
     "peak_memory_bytes",
     "logged",  # the clock, as the metrics saved it
     "output",
+    "cache",
     "resume",
 }
 """What no two runs share: the clock, memory in use, and where and how they were started."""
