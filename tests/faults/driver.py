@@ -243,6 +243,8 @@ NOT_REPEATED = {
     "finished_at",
     "peak_memory_bytes",
     "logged",  # the clock, as the metrics saved it
+    "sha256",  # of the records, which hold the clock
+    "metrics.jsonl",  # its sha256
     "output",
     "cache",
     "resume",
