@@ -245,6 +245,7 @@ NOT_REPEATED = {
     "logged",  # the clock, as the metrics saved it
     "sha256",  # of the records, which hold the clock
     "metrics.jsonl",  # its sha256
+    "check",  # sha256 of the result
     "output",
     "cache",
     "resume",
