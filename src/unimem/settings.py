@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
+MOST_LAYERS = 10_000
+"""More layers than any decoder has; building so many would take hours before the weights are
+found not to fit."""
 Backend = Literal["auto", "reference", "sdpa", "flex", "flash"]
 
 
@@ -62,10 +65,18 @@ class PretrainedModel(Settings):
     learning_rate: Rate | None = None
 
     def known_layers(self) -> int | None:
-        """Say the number of layers if it is known without the hub."""
+        """Say the number of layers if it is known without the hub.
+
+        Raises ValueError if config.json cannot be read, or says what no decoder has.
+        """
         if self.num_layers is None and (config := self.known_config()) is not None:
             layers = config.get("num_hidden_layers")
-            return layers if isinstance(layers, int) else None
+            if layers is not None and layers not in range(1, MOST_LAYERS + 1):
+                raise ValueError(
+                    f"model.name={self.name}: config.json says num_hidden_layers={layers!r}; a "
+                    f"decoder has 1 to {MOST_LAYERS} layers"
+                )
+            return layers
         return self.num_layers
 
     def known_config(self) -> dict[str, Any] | None:

@@ -252,3 +252,33 @@ def test_all_checkpoints_damaged_is_refused_and_nothing_is_deleted(runs, stopped
         runs.start("name=a", "resume=true")
     assert everything(stopped) == before
     injected.held(6)
+
+
+@pytest.mark.fault("C3", "a checkpoint has another step's name", "refused by name")
+def test_a_renamed_checkpoint_is_refused(runs, stopped, injected):
+    for file in (checkpoint, checksum):
+        file(stopped).rename(file(stopped, 7))
+    before = everything(stopped)
+    injected()
+    with pytest.raises(ValueError, match="step-00000007.ckpt .*step 6: the file was renamed"):
+        runs.start("name=a", "resume=true")
+    assert everything(stopped) == before
+    injected.held()
+
+
+@pytest.mark.fault("C3", "a checkpoint is of another run", "refused, or passed over, by name")
+def test_a_checkpoint_of_another_run_is_not_used(runs, stopped, other, injected):
+    for file in (checkpoint, checksum):
+        shutil.copy(file(other), file(stopped))
+    before = everything(stopped)
+    injected()
+    with pytest.raises(ValueError, match="step-00000006.ckpt"):
+        runs.start("name=a", "resume=true")
+    assert everything(stopped) == before
+    injected.held()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """A run of the same settings but another seed."""
+    return Runs(tmp_path_factory.mktemp("other")).start("name=a", "seed=1")

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from unimem.integrity import file_sha256
 from unimem.results.records import fsync_folder, write_bytes_atomic
 from unimem.settings import TrainerSettings
+from unimem.training.exhausted import out_of_memory
 from unimem.training.signals import StopSignals
 from unimem.training.unwritten import why_unwritten
 
@@ -60,17 +61,13 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Load a checkpoint whose checksum is right. Raises ValueError for a damaged one."""
+        """Load a checkpoint whose checksum is right.
+
+        Raises ValueError for one that is damaged, or that no run of ours wrote.
+        """
         if problem := damage(Path(path)):
             raise ValueError(f"{path} is damaged: {problem}")
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        taken = checkpoint.get("global_step")
-        if _NAME.fullmatch(Path(path).name) and taken not in (None, step_of(Path(path))):
-            raise ValueError(
-                f"{path} holds the state after step {taken}: the file was renamed; give it its own "
-                "name back, or remove it to continue from an earlier checkpoint"
-            )
-        return checkpoint
+        return read_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; one that is half removed counts as damaged."""
@@ -136,6 +133,56 @@ def try_to_save(trainer: Trainer, path: Path, *, weights_only: bool = False) -> 
     if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
         return None
     return problem or OSError(f"{path} cannot be written by the first process")
+
+
+PARTS = {
+    "epoch": int,
+    "global_step": int,
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+"""What Lightning writes into a checkpoint of training, and needs to go on from it."""
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint whose checksum was compared; `mmap` reads tensors when they are used.
+
+    Raises ValueError if no run of ours wrote it, or if it was renamed.
+    """
+    try:
+        found = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except Exception as error:  # pickle's own kinds among them
+        if out_of_memory(error):
+            raise
+        raise not_of_a_run(path, "it holds more than tensors and plain values") from error
+    if not isinstance(found, dict):
+        raise not_of_a_run(path, f"it is of type {type(found).__name__}")
+    if not _NAME.fullmatch(path.name):
+        return found  # the best weights alone
+    for key, kind in PARTS.items():
+        if not isinstance(found.get(key), kind):
+            raise not_of_a_run(path, f"its {key} is {_what(found.get(key))}")
+    if found["global_step"] != step_of(path):
+        raise ValueError(
+            f"{path} holds the state after step {found['global_step']}: the file was renamed; give "
+            "it its own name back, or remove it to continue from an earlier checkpoint"
+        )
+    return found
+
+
+def _what(value: Any) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def not_of_a_run(path: str | Path, why: str) -> ValueError:
+    """Make the error for a checkpoint that is whole, and that no run of ours wrote."""
+    return ValueError(
+        f"{path} is not a checkpoint that this run can go on from: {why}; remove it to continue "
+        "from an earlier one, or start a run of another name"
+    )
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """What may change when a run is continued, and what to say of what may not."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -81,6 +83,12 @@ def require_same(
 def among(key: str, names: Collection[str]) -> bool:
     """Say whether a setting is one of these, or lies below one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Give the sha256 of the settings that a continued run must not change."""
+    fixed = {key: value for key, value in _flat(settings).items() if not among(key, MAY_DIFFER)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 _ABSENT = "(absent)"

@@ -1,7 +1,8 @@
 """What Lightning's checkpoints leave out: every process's memory and random state."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attached
+from unimem.training.checkpoint import not_of_a_run, read_checkpoint
 from unimem.training.environment import numerics, variables, versions
+from unimem.training.exhausted import out_of_memory
 from unimem.training.metrics import MetricsFile
 from unimem.training.module import LitUniMem
 from unimem.training.signature import code_digest
@@ -28,11 +34,13 @@ class ProcessState(Callback):
     `weights_only=True`.
     """
 
-    def __init__(self, corpus_digest: str, metrics: MetricsFile, announce: Any):
-        self._corpus_digest = corpus_digest
+    def __init__(self, corpus_digest: str, settings: str, metrics: MetricsFile, announce: Any):
+        self._corpus_digest, self._settings = corpus_digest, settings
         self._metrics = metrics
         self._announce = announce
         self._loaded: dict[str, Any] | None = None
+        self.restored = False
+        """Whether all of a checkpoint is in place."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -47,6 +55,7 @@ class ProcessState(Callback):
         checkpoint[KEY] = {
             "processes": states,
             "corpus": self._corpus_digest,
+            "settings": self._settings,
             "numerics": circumstances(),
         }
         if trainer.is_global_zero:  # the process whose checkpoint is written
@@ -56,7 +65,7 @@ class ProcessState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep this process's part. Raises ValueError if the run cannot go on from it."""
-        saved = checkpoint[KEY]
+        saved = checkpoint[KEY]  # whose form `saved_state` has checked
         if len(saved["processes"]) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(saved['processes'])} processes, but these are "
@@ -80,6 +89,8 @@ class ProcessState(Callback):
             pl_module.bank = MemoryBank.from_state_dict(bank | {"layers": layers})
         set_random_state(self._loaded["random"])
         self._loaded = None
+        _require_shapes(trainer)
+        self.restored = True
 
 
 def circumstances() -> dict[str, Any]:
@@ -114,21 +125,104 @@ def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool
     return f"exact resume: no, because {', '.join(reasons)}" if reasons else "exact resume: yes"
 
 
-def saved_state(checkpoint: Path) -> dict[str, Any]:
-    """Give what `ProcessState` put into a checkpoint, without reading the tensors."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[KEY]
+@contextmanager
+def refused_unless_restored(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
+    """Name the checkpoint if an error comes while its content is put in place.
 
-
-def require_same_corpus(checkpoint: Path, corpus_digest: str) -> None:
-    """Refuse to go on with other documents, before weights meet those of another vocabulary.
-
-    Raises ValueError if the corpus is not the one that the checkpoint was trained on.
+    Raises ValueError then: a whole file may hold another model's weights, or no checkpoint of ours.
     """
-    if (before := saved_state(checkpoint)["corpus"]) != corpus_digest:
+    try:
+        yield
+    except Exception as error:
+        callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009 (set by a connector)
+        (state,) = (each for each in callbacks if isinstance(each, ProcessState))
+        if checkpoint is None or state.restored or out_of_memory(error):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise not_of_a_run(checkpoint, why) from error
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """Give what `ProcessState` put into a checkpoint, without reading the tensors.
+
+    Raises ValueError if it is not of that form.
+    """
+    saved = read_checkpoint(checkpoint, mmap=True).get(KEY)
+    try:
+        return _Saved.model_validate(saved).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (KEY, *first["loc"])))
+        raise not_of_a_run(checkpoint, f"{place}: {first['msg']}") from None
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+class _Bank(_Form):
+    position: Tensor
+    layers: dict[int, dict[str, Any]]
+    soft: dict[str, Any] | None
+    hidden: Tensor | None
+    open: dict[str, Any] | None = None
+
+
+class _Random(_Form):
+    python: list[Any]
+    numpy: dict[str, Any]
+    torch: Tensor
+    cuda: list[Tensor]
+
+
+class _Process(_Form):
+    bank: _Bank | None
+    random: _Random
+
+
+class _Metrics(_Form):
+    lines: int
+    sha256: str
+    lost: int
+
+
+class _Saved(_Form):
+    """The form of what `ProcessState` saves; what has a default is absent in older checkpoints."""
+
+    processes: list[_Process]
+    corpus: str
+    numerics: dict[str, Any]
+    settings: str | None = None
+    metrics: _Metrics | None = None
+
+
+def _require_shapes(trainer: Trainer) -> None:
+    """Raise ValueError if the optimizer's moments are not of the weights' shapes."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        return  # the others keep them in pieces
+    for optimizer in trainer.optimizers:
+        for weight, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != weight.shape:
+                    raise ValueError(
+                        f"{name} of the optimizer has the shape {list(value.shape)} for a weight "
+                        f"of {list(weight.shape)}"
+                    )
+
+
+def require_same_run(checkpoint: Path, corpus_digest: str, settings: str) -> None:
+    """Refuse to go on from a checkpoint of other documents or settings, before all else.
+
+    Raises ValueError if the checkpoint is not of this run.
+    """
+    saved = saved_state(checkpoint)
+    if (before := saved["corpus"]) != corpus_digest:
         raise ValueError(
             f"the corpus has changed since the run began (digest {corpus_digest[:12]}, "
-            f"it was {before[:12]}); bring those documents back, or start a new run"
+            f"it was {before[:12]} in {checkpoint}); bring those documents back, or start a new run"
         )
+    if saved["settings"] not in (None, settings):
+        raise not_of_a_run(checkpoint, "it was written by a run with other settings")
 
 
 def random_state() -> dict[str, Any]:

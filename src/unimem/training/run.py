@@ -41,6 +41,7 @@ from unimem.training.checkpoint import (
     step_of,
 )
 from unimem.training.cluster import cluster_environment, told_if_lost
+from unimem.training.continued import settings_digest
 from unimem.training.describe import num_parameters, state_bytes_per_row
 from unimem.training.devices import (
     chosen_precision,
@@ -75,7 +76,12 @@ from unimem.training.loggers import (
 )
 from unimem.training.metrics import Metrics, MetricsFile, ProgressBar, Sink, log_line, on_terminal
 from unimem.training.module import LitUniMem
-from unimem.training.resume import ProcessState, require_same_corpus, saved_state
+from unimem.training.resume import (
+    ProcessState,
+    refused_unless_restored,
+    require_same_run,
+    saved_state,
+)
 from unimem.training.signals import StopSignals
 from unimem.training.signature import require_cell, signature
 from unimem.training.start import start_memory
@@ -136,7 +142,7 @@ class _Run:
         require_cell(config.study, self.path.name, resolved, self.corpus.digest)
         self.checkpoint = newest_valid(self.path / CHECKPOINTS)
         if self.checkpoint is not None:
-            require_same_corpus(self.checkpoint, self.corpus.digest)
+            require_same_run(self.checkpoint, self.corpus.digest, settings_digest(resolved))
         if isinstance(config.model, PretrainedModel):
             require_vocabulary(config.model.name, self.corpus, config.data)
         self.config = _with_steps(config, self.corpus.train)
@@ -322,7 +328,7 @@ class _Run:
         callbacks: list[Callback] = [
             metrics,
             *([] if validation is None else [validation]),
-            ProcessState(self.corpus.digest, file, self.announce),
+            ProcessState(self.corpus.digest, settings_digest(self.resolved), file, self.announce),
             Checkpoints(self.path / CHECKPOINTS, settings, self.stop),
         ]
         if on_terminal():
@@ -362,7 +368,7 @@ class _Run:
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        with told_if_lost(trainer.world_size):
+        with told_if_lost(trainer.world_size), refused_unless_restored(checkpoint, trainer):
             trainer.fit(LitUniMem(self.model, settings), stream, ckpt_path=checkpoint)
 
     def result(self, metrics: Metrics, steps: int, validation: Validation | None) -> dict[str, Any]:
