@@ -215,7 +215,7 @@ def test_a_signal_while_the_server_is_silent(tmp_path, commands, machine, inject
     run = tmp_path / "out" / "runs" / "a"
     with silent_server(from_the_start=not training) as address:
         process = commands.fork(
-            *settings(*LONG, "logger.init_timeout=300", "logger.finish_timeout=10"),
+            *settings(*LONG, "logger.init_timeout=300", "logger.finish_timeout=300"),
             f"output={tmp_path / 'out'}",
             **machine,
             WANDB_BASE_URL=address,

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -60,12 +61,18 @@ class Connection(Protocol):
         ...
 
 
+LEAVING = 3
+"""Seconds for the server where the work did not come to its end: a batch system does not wait long,
+and the run goes on later."""
+
+
 class WandbRun:
     """Sends records to W&B, or to files under `folder` for `wandb sync`.
 
     Never asks for a key, never waits longer than `init_timeout` to begin and `finish_timeout` to
-    end. Whatever goes wrong is a warning: a server that cannot be reached at the start turns the
-    run into an offline one, and what cannot be written either goes nowhere.
+    end; where the work did not come to its end, as after a signal, `LEAVING`. Whatever goes wrong
+    is a warning: a server that cannot be reached at the start turns the run into an offline one,
+    and what cannot be written either goes nowhere.
 
     Args:
         connection: where to.
@@ -159,6 +166,10 @@ class WandbRun:
         if run is None:
             return None
         command = f"wandb sync {Path(run.dir).parent}"
+        left = Event()
+        timer = Timer(LEAVING, lambda: (left.set(), _kill_process()))
+        if summary is None:
+            timer.start()
         try:
             if summary:
                 run.summary.update(summary)
@@ -170,11 +181,17 @@ class WandbRun:
             )
             return command
         except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
-            logger.warning("W&B does not end: %s", " ".join(str(error).split())[:200])
+            if left.is_set():
+                _kill_service()
+                logger.warning("W&B: the server did not take everything within %d s", LEAVING)
+            else:
+                logger.warning("W&B does not end: %s", " ".join(str(error).split())[:200])
             return command
         except BaseException:  # a signal
             _kill_service()
             raise
+        finally:
+            timer.cancel()
         return command if self._mode == "offline" else None
 
 
@@ -199,13 +216,19 @@ def _kill_service() -> None:
 
     What it has written stays for `wandb sync`. W&B has no public way to do this.
     """
+    if _kill_process():
+        with suppress(Exception):  # the connection is lost, of course
+            _teardown()
+
+
+def _kill_process() -> bool:
+    """Kill W&B's own process, and say whether there was one."""
     connection = getattr(wandb.setup(), "_connection", None)
     process = getattr(getattr(connection, "_proc", None), "_process", None)
     if process is None:
-        return
+        return False
     process.kill()
-    with suppress(Exception):  # the connection is lost, of course
-        _teardown()
+    return True
 
 
 def chosen_mode(connection: Connection) -> Mode:
