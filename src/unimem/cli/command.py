@@ -30,6 +30,7 @@ from unimem.paths import CONFIG_DIR, config_root, own_config
 from unimem.studies.grid import require_few
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError
 from unimem.training.folder import make_folder
+from unimem.training.launched import as_given
 
 
 def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -40,6 +41,7 @@ def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:
     `--explain NAME` are ours.
     """
     take_config_dir()
+    sys.argv[1:] = as_given(sys.argv[1:], os.environ)
     _answer(sys.argv[1:])
     sys.argv[1:] = text_as_written(sys.argv[1:])
     given = _flags()

@@ -113,8 +113,13 @@ class Checkpoints(Callback):
         trainer.should_stop |= stop
 
     def _save(self, trainer: Trainer, step: int, *, must: bool) -> bool:
-        """Save a checkpoint, and say whether it is there. Raises OSError if it must be."""
+        """Save a checkpoint, and say whether it is there.
+
+        Raises OSError if it must be there, or if the run's folder is gone.
+        """
         problem = try_to_save(trainer, self._folder / f"step-{step:08d}.ckpt")
+        if problem is not None and not self._folder.parent.is_dir():
+            raise OSError(f"{self._folder.parent} is gone, and nothing can be saved") from problem
         if problem is not None and must:
             raise problem
         if problem is not None and trainer.is_global_zero:
@@ -160,17 +165,20 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False
         raise not_of_a_run(path, "it holds more than tensors and plain values") from error
     if not isinstance(found, dict):
         raise not_of_a_run(path, f"it is of type {type(found).__name__}")
-    if not _NAME.fullmatch(path.name):
-        return found  # the best weights alone
-    for key, kind in PARTS.items():
-        if not isinstance(found.get(key), kind):
-            raise not_of_a_run(path, f"its {key} is {_what(found.get(key))}")
-    if found["global_step"] != step_of(path):
+    taken = found.get("global_step")
+    if _NAME.fullmatch(path.name) and taken not in (None, step_of(path)):
         raise ValueError(
-            f"{path} holds the state after step {found['global_step']}: the file was renamed; give "
-            "it its own name back, or remove it to continue from an earlier checkpoint"
+            f"{path} holds the state after step {taken}: the file was renamed; give it its own "
+            "name back, or remove it to continue from an earlier checkpoint"
         )
     return found
+
+
+def require_parts(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raise ValueError if a checkpoint lacks what Lightning needs to go on from it."""
+    for key, kind in PARTS.items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise not_of_a_run(path, f"its {key} is {_what(checkpoint.get(key))}")
 
 
 def _what(value: Any) -> str:

@@ -1,6 +1,6 @@
 """How the processes of a run were started: what the variables of launchers and of Slurm say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,17 @@ def task_of(environment: Mapping[str, str]) -> Task | None:
 
 
 _OF_STEPS = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS")
+
+
+def as_given(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Give the arguments without what Lightning adds for the other processes of a run.
+
+    It names folders of Hydra's own, which are not used here.
+    """
+    added = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")
+    if "LOCAL_RANK" not in environment:
+        return list(arguments)
+    return [line for line in arguments if not line.startswith(added)]
 
 
 def rank_of(environment: Mapping[str, str]) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attached
-from unimem.training.checkpoint import not_of_a_run, read_checkpoint
+from unimem.training.checkpoint import not_of_a_run, read_checkpoint, require_parts
 from unimem.training.environment import numerics, variables, versions
 from unimem.training.exhausted import out_of_memory
 from unimem.training.metrics import MetricsFile
@@ -147,9 +147,10 @@ def saved_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises ValueError if it is not of that form.
     """
-    saved = read_checkpoint(checkpoint, mmap=True).get(KEY)
+    found = read_checkpoint(checkpoint, mmap=True)
+    require_parts(found, checkpoint)
     try:
-        return _Saved.model_validate(saved).model_dump()
+        return _Saved.model_validate(found.get(KEY)).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, (KEY, *first["loc"])))

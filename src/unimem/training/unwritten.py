@@ -1,6 +1,7 @@
 """What is said of a run whose folder cannot be written any more."""
 
 import errno
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ def why_unwritten(folder: Path, error: Exception) -> str:
         return f"{folder} is gone"
     if free < ROOM:
         return f"the disk is full ({free:,} bytes free)"
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if most != resource.RLIM_INFINITY:  # which torch reports in words about its own archive
+        return f"a file may have {most:,} bytes at most here (ulimit -f)"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
