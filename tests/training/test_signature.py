@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -101,8 +102,15 @@ def test_the_code_that_makes_numbers_counts(tmp_path, monkeypatch):
     before = of()
     (copy / "cli" / "sweep.py").write_text("")
     assert not code_changed()
-    with (copy / "memory" / "state.py").open("a") as file:
-        file.write("# changed")
+    state = copy / "memory" / "state.py"
+    text = state.read_text()
+    state.write_text(f'# a comment\n{text}\n\ndef more(x):\n    """Say so."""\n    return x\n')
+    assert code_changed(), "a function"
+    said = re.sub(r'^( +""")(?=\w)', r"\1In other words: ", text, flags=re.MULTILINE)
+    assert said.count("In other words") > 10
+    state.write_text(said.replace("\n\n\n", "\n\n# more\n\n"))
+    assert not code_changed(), "no comment and no docstring"
+    state.write_text(text + "# changed\nMORE = 1\n")
     assert code_changed()
     assert of() == before, "one process, one code"
     code_digest.cache_clear()

@@ -1,5 +1,6 @@
 """What makes two runs the same: settings, code and data that decide their numbers."""
 
+import ast
 import hashlib
 import json
 from functools import cache
@@ -99,7 +100,10 @@ def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def code_digest() -> str:
-    """Give the sha256 of the sources that make numbers, as they were when first asked for."""
+    """Give the sha256 of the sources that make numbers, as they were when first asked for.
+
+    It is of their syntax: comments, docstrings and formatting do not count.
+    """
     return _code_digest()
 
 
@@ -111,9 +115,36 @@ def code_changed() -> bool:
 def _code_digest() -> str:
     root = Path(__file__).parents[1]
     files = [path for name in _CODE for path in (root / name).rglob("*.py")]
+    digest = _sources_digest(root, files)
     if own := own_config():
-        return _files_digest(root, files) + _files_digest(own, [*own.rglob("*.py")])
-    return _files_digest(root, files)
+        digest += _sources_digest(own, [*own.rglob("*.py")])
+    return digest
+
+
+def _sources_digest(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name}\0{_code_of(path.read_bytes())}\0".encode())
+    return digest.hexdigest()
+
+
+@cache  # of a file's content, which is asked for before each cell of a sweep
+def _code_of(source: bytes) -> str:
+    """Give the code of a Python file, without comments, docstrings and formatting."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # told when it is imported
+        return source.decode("utf-8", "backslashreplace")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [x for x in node.body if not _is_text(x)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def data_digest(settings: DataSettings) -> str:
