@@ -7,6 +7,11 @@ os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples each time: a test that fails by chance tells nobody what changed.
+settings.register_profile("repeated", derandomize=True)
+settings.load_profile("repeated")
 
 
 @pytest.fixture(autouse=True, scope="session")
