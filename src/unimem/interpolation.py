@@ -77,11 +77,8 @@ def _calls(value: Any, place: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for i, entry in enumerate(value):
             yield from _calls(entry, f"{place}[{i}]")
-    elif isinstance(value, str) and "${" in value and ":" in value and not _PLAIN.fullmatch(value):
+    elif isinstance(value, str) and "${" in value and ":" in value:
         yield place
-
-
-_PLAIN = re.compile(r"\$\{oc\.select:[\w.]+,[\w.]*\}")
 
 
 def _may_be_read(name: str) -> bool:
