@@ -220,7 +220,6 @@ class _Run:
             early = None if validation is None else validation.why_stopped()
             over = early or trainer.global_step >= self.config.trainer.steps
             if not over or self.stop.received:
-                again = f"resume=true name={self.path.name}"
                 again = "the same command" if config.resume == "auto" else again
                 self.announce(
                     f"stopped after step {trainer.global_step}; {again} continues the run"
