@@ -28,20 +28,24 @@ ALLOWED = {
         "memory", "data", "paths", "settings", "overrides", "words", "hints", "yaml_file",
         "interpolation",
     },
-    "model": {"model", "memory", "settings", "hub", "integrity"},
+    "attention": {"attention", "memory"},
+    "model": {"model", "attention", "memory", "settings", "hub", "integrity"},
     "evaluation": {"evaluation", "model", "memory", "data", "settings", "words", "integrity"},
-    "results": {"results", "evaluation", "words", "yaml_file", "integrity"},
+    "runs": {
+        "runs", "memory", "data", "settings", "config", "paths", "words", "yaml_file", "integrity",
+    },
+    "results": {"results", "runs", "evaluation", "words", "integrity"},
+    "training": {
+        "training", "runs", "evaluation", "model", "attention", "memory", "data", "settings",
+        "config", "paths", "words", "integrity",
+    },
     "studies": {
-        "studies", "training", "evaluation", "results", "memory", "data", "settings", "config",
-        "paths", "overrides", "words", "hints", "yaml_file", "integrity", "interpolation",
+        "studies", "training", "runs", "evaluation", "results", "memory", "data", "settings",
+        "config", "paths", "overrides", "words", "hints", "yaml_file", "integrity", "interpolation",
     },
     "bench": {
-        "bench", "training", "evaluation", "results", "model", "memory", "data", "settings",
-        "config", "paths",
-    },
-    "training": {
-        "training", "evaluation", "results", "model", "memory", "data", "settings", "config",
-        "paths", "words", "yaml_file", "integrity",
+        "bench", "training", "runs", "evaluation", "results", "model", "attention", "memory",
+        "data", "settings", "config", "paths",
     },
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from unimem.config import SETTINGS, ConfigError, compose
 from unimem.studies.cells import SweepOptions, parse, read_options
 from unimem.studies.grid import combinations
-from unimem.studies.space import read_space
+from unimem.studies.search.space import read_space
 
 NAMES = st.sampled_from(
     [*SETTINGS, "memory.topk", "memory.size", "memory.window", "memory.reading", "memory.writing",

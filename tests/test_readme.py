@@ -7,7 +7,7 @@ import tomllib
 import pytest
 import torch
 import yaml
-from models import make_model
+from helpers.models import make_model
 
 import unimem
 from unimem.config import compose

@@ -8,9 +8,9 @@ import pytest
 
 from unimem.config import ConfigError, compose
 from unimem.paths import CONFIG_DIR
-from unimem.results.collect import read_run
-from unimem.studies.file import read_study_file
-from unimem.training.folder import recorded_config
+from unimem.runs.folder import recorded_config
+from unimem.runs.records import read_run
+from unimem.studies.study_file import read_study_file
 from unimem.yaml_file import MOST_NESTED, MOST_NODES, YamlFileError, load_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimem.config import compose
     from unimem.model.attach import attach
-    from unimem.model.recurrence import read
+    from unimem.model.segments import read
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ __all__ = ["__version__", "attach", "compose", "read"]
 _HOME = {
     "attach": "unimem.model.attach",
     "compose": "unimem.config",
-    "read": "unimem.model.recurrence",
+    "read": "unimem.model.segments",
 }
 
 

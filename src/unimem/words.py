@@ -1,11 +1,15 @@
 """What messages are made of: numbers in words, foreign text, errors of the system."""
 
 import errno
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LARGE = 1e9
+"""Numbers from here on are written with an exponent."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RUST = re.compile(r"\(os error (\d+)\)")
@@ -82,3 +86,10 @@ def duration(seconds: float) -> str:
         return f"{hours} h {rest:02d} min"
     days, hours = divmod(hours, 24)
     return f"{days} days {hours} h"
+
+
+def written(value: float, form: str) -> str:
+    """Write a number in a format; of a very large one the first digits only."""
+    if math.isfinite(value) and abs(value) >= LARGE:
+        return f"{100 * value:.3g}%" if form.endswith("%") else f"{value:.3g}"
+    return f"{value:{form}}"

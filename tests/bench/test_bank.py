@@ -10,8 +10,8 @@ from unimem.bench.shapes import SHAPES, configured
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.load import load_model
-from unimem.model.recurrence import run
-from unimem.training.describe import state_bytes_per_row
+from unimem.model.segments import run
+from unimem.training.footprint import state_bytes_per_row
 
 SHAPE = SHAPES["micro"]
 LENGTH, SIZE = 16, 64

@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from unimem.bench.cases import Bench, cases
+from unimem.bench.end_to_end import training_batch
 from unimem.bench.record import attempt
 from unimem.bench.run import bench
-from unimem.bench.whole import training_batch
 from unimem.cli import bench as command
 from unimem.settings import describe
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unimem.bench.clock import Clock, bounded_memory, compared
+from unimem.bench.timer import Clock, bounded_memory, compared
 from unimem.training.exhausted import out_of_memory
 
 CPU = torch.device("cpu")

@@ -9,13 +9,13 @@ import torch
 from unimem.bench import backends
 from unimem.bench.backends import compare_backends
 from unimem.bench.bank import filled_bank
-from unimem.bench.floors import measure_retrieval, peak_of
 from unimem.bench.gpu import TABLES, Scale, keep, measurements
 from unimem.bench.inputs import Gaussian
-from unimem.bench.large import flops_per_token
 from unimem.bench.record import new_record
 from unimem.bench.report import as_lines, tables
+from unimem.bench.roofline import measure_retrieval, peak_of
 from unimem.bench.shapes import SHAPES, configured
+from unimem.bench.tinyllama import flops_per_token
 from unimem.model.attach import attach
 from unimem.model.load import load_model
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from unimem.attention.search import search
 from unimem.bench.inputs import SINKS, Clustered, Gaussian, Recorded, draw_rows
-from unimem.model.search import search
 
 SHAPE = {"heads": 4, "kv_heads": 2, "slots": 2048, "queries": 128, "size": 16}
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from unimem.bench.clock import Clock
+from unimem.attention.search import search
 from unimem.bench.inputs import Clustered, draw_rows
 from unimem.bench.retrieval import measure_search, product_and_topk
-from unimem.model.search import search
+from unimem.bench.timer import Clock
 
 
 def test_product_and_topk_finds_what_search_finds():

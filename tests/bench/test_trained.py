@@ -14,8 +14,8 @@ from unimem.bench.run import bench
 from unimem.config import validate
 from unimem.data.build import build_corpus
 from unimem.model.attach import attach
-from unimem.model.recurrence import read
-from unimem.results.records import read_result
+from unimem.model.segments import read
+from unimem.runs.records import read_result
 
 OVERRIDES = [
     "memory.injection.layers=[1,2]", "memory.segment_length=16", "memory.topk=4", "model=tiny",

@@ -7,9 +7,9 @@ import time
 
 import pytest
 import yaml
+from helpers.sampled import each
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from sampled import each
 
 from unimem.cli import evaluate as command
 from unimem.cli.evaluate import new_folder, run, table

@@ -6,10 +6,10 @@ import sys
 
 import pyarrow.parquet
 import pytest
-from small_study import copy_of, small_study
+from helpers.small_study import copy_of, small_study
 
 from unimem.cli.results import main
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ import json
 import shutil
 
 import pytest
-from made_study import Made, make_study
-from small_study import copy_of, small_study
-from wandb_file import no_account
+from helpers.made_study import Made, make_study
+from helpers.small_study import copy_of, small_study
+from helpers.wandb_file import no_account
 
 from unimem.cli.study_report import logger_settings, main
 

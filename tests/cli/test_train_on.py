@@ -7,7 +7,7 @@ import sys
 import pytest
 from training.conftest import TINY, XL
 
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 
 def train(*arguments: str, cwd) -> subprocess.CompletedProcess:

@@ -1,7 +1,7 @@
 """Documents and corpora of known content for the tests."""
 
 import numpy as np
-from models import VOCAB
+from helpers.models import VOCAB
 
 from unimem.data.documents import Corpus
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation.corpora import Listed
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 
 from unimem import attach
 from unimem.evaluation.ages import Ages

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation.corpora import Listed, make_corpus
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from unimem import attach, compose, read

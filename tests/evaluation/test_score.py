@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 from evaluation.corpora import Listed
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 
 from unimem import attach, read
 from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import score
 from unimem.memory.state import MemoryBank
-from unimem.model.recurrence import run, token_nll
+from unimem.model.segments import run, token_nll
 
 LENGTHS = [30, 5, 41, 2, 17, 64, 9]
 METHODS = {

@@ -14,7 +14,7 @@ from unimem.data.store import TokenStore
 from unimem.data.tokenizer import cached_bpe
 from unimem.evaluation.tokens import TokenTable
 from unimem.model.load import load_pretrained
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO, newest_valid
 
 STOPPED = 6

@@ -11,8 +11,7 @@ from faults.harm import everything
 from training.conftest import Runs, metrics, same_weights
 
 from unimem.config import ConfigError
-from unimem.results.collect import read_metrics
-from unimem.results.records import read_result
+from unimem.runs.records import read_metrics, read_result
 from unimem.training.checkpoint import newest_valid
 
 STOPPED = 4

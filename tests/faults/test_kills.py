@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults.driver import EVERY, STEPS, compare, wait_for_step
 from faults.inject import Fault
-from small_methods import SMALL
+from helpers.small_methods import SMALL
 from training.conftest import XL
 
 KILLED_RUNS = 3

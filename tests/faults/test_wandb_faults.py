@@ -13,10 +13,10 @@ from threading import Event, Thread
 
 import pytest
 from faults.driver import STEPS, Started, settings, wait_for_step
+from helpers.wandb_server import answer, silent_server
 from training.conftest import metrics, same_weights
-from wandb_server import answer, silent_server
 
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 PLAIN = settings()
 MIRRORED = settings(

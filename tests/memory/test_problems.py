@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from models import make_model, tokens
+from helpers.models import make_model, tokens
 
 from unimem.config import ConfigError, compose, say_dropped
 from unimem.memory.plan import DIMENSIONS, PlanError, option_names
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach
-from unimem.model.recurrence import read
+from unimem.model.segments import read
 
 ALL_ZERO = ["memory.reading=all", "memory.positions=zero"]
 

@@ -1,13 +1,13 @@
 """Whatever the segment length, batch, budgets and resets: rows are documents read alone."""
 
 import torch
+from helpers.models import make_memory, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import make_memory, make_model
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
-from unimem.model.recurrence import read, run
+from unimem.model.segments import read, run
 
 MODEL = make_model(layers=2)
 READINGS = st.sampled_from(

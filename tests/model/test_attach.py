@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models import FAMILIES, make_memory, make_model, tokens
+from helpers.models import FAMILIES, make_memory, make_model, tokens
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from unimem.config import compose
 from unimem.model.attach import attach, load_memory, save_memory
-from unimem.model.recurrence import read
+from unimem.model.segments import read
 
 GATED_SOFT = {
     "management": {"fifo": {"size": 20}},

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models import make_memory, make_model, tokens
+from helpers.models import make_memory, make_model, tokens
 from torch import _dynamo as dynamo
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
-from unimem.model.recurrence import run
+from unimem.model.segments import run
 
 READINGS = {
     "search and window": {

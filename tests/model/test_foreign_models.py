@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import make_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import make_model
 
 from unimem.config import ConfigError, compose
 from unimem.model.load import load_model

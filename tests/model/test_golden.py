@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from unimem.memory.settings import MemorySettings
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
-from unimem.model.recurrence import run, token_nll
+from unimem.model.segments import run, token_nll
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "index.json").read_text())

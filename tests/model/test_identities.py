@@ -4,12 +4,12 @@ import io
 
 import pytest
 import torch
-from models import FAMILIES, VOCAB, make_memory, make_model, tokens
+from helpers.models import FAMILIES, VOCAB, make_memory, make_model, tokens
 
+from unimem.attention.reference import _part, fuse_joint
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach, attached, checkpoint_activations
-from unimem.model.attend import _part, fuse_joint
-from unimem.model.recurrence import read, run, token_nll
+from unimem.model.segments import read, run, token_nll
 
 HEADS = {"mha": {"heads": 4, "kv_heads": 4}, "gqa": {"heads": 4, "kv_heads": 2}}
 NOTHING = {

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from helpers.models import make_memory, make_model, tokens
+from helpers.sampled import each
+from helpers.small_methods import METHODS, small_memory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from models import make_memory, make_model, tokens
 from reference import (
     bigbird,
     compressive_transformer,
@@ -15,15 +17,13 @@ from reference import (
     sparse_transformer_fixed,
     streaming_llm,
 )
-from sampled import each
-from small_methods import METHODS, small_memory
 
 from unimem.memory.plan import option_class
 from unimem.memory.pool import Pooler
 from unimem.memory.state import Memory, MemoryBank
 from unimem.model.attach import attach, attached, checkpoint_activations
-from unimem.model.recurrence import read, run
-from unimem.training.describe import state_bytes_per_row
+from unimem.model.segments import read, run
+from unimem.training.footprint import state_bytes_per_row
 
 IDS = tokens(2, 37)
 

@@ -4,13 +4,13 @@ from importlib import import_module
 
 import pytest
 import torch
-from models import make_model, tokens
-from sampled import each
-from small_methods import METHODS, SMALL, small_memory
+from helpers.models import make_model, tokens
+from helpers.sampled import each
+from helpers.small_methods import METHODS, SMALL, small_memory
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach, attached
-from unimem.model.recurrence import read, run, token_nll
+from unimem.model.segments import read, run, token_nll
 
 NO_REFERENCE = {"longformer"}  # the authors' preset: its recorded traces are in test_golden.py
 KV_HEADS = [pytest.param(2, id="gqa"), pytest.param(4, id="mha", marks=pytest.mark.slow)]

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models import make_model, tokens
-from small_methods import small_memory
+from helpers.models import make_model, tokens
+from helpers.small_methods import small_memory
 
 from unimem.model.attach import attach
-from unimem.model.recurrence import read
+from unimem.model.segments import read
 
 
 def gradients(model):

@@ -5,13 +5,13 @@ import random
 
 import pytest
 import torch
-from models import VOCAB, make_memory, make_model, tokens
-from sampled import each
-from small_methods import METHODS, small_memory
+from helpers.models import VOCAB, make_memory, make_model, tokens
+from helpers.sampled import each
+from helpers.small_methods import METHODS, small_memory
 
 from unimem.memory.state import MemoryBank, OpenSegment
 from unimem.model.attach import attach, attached
-from unimem.model.recurrence import nll_of, read, run, token_nll
+from unimem.model.segments import nll_of, read, run, token_nll
 
 LENGTH = 6
 DOCUMENTS = [tokens(1, count, seed)[0] for seed, count in enumerate((29, 17, 12, 5))]
@@ -248,14 +248,14 @@ def test_losses_are_the_same_however_few_logits_at_a_time(monkeypatch):
     model, ids = build("transformer_xl"), tokens(2, 20)
     whole = read(model, ids)
     for at_once in (1, 3 * 2 * VOCAB):
-        monkeypatch.setattr("unimem.model.recurrence.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("unimem.model.segments.LOGITS_AT_ONCE", at_once)
         close(read(model, ids).nll, whole.nll, 1e-6)
     close(whole.nll[:, 1:], token_nll(whole.logits[:, :-1], ids[:, 1:]), 1e-6)
     assert nll_of(whole.head, whole.hidden[:, :0], ids[:, :0], VOCAB).shape == (2, 0)
 
 
 def test_no_more_logits_are_made_than_are_asked_for(monkeypatch):
-    monkeypatch.setattr("unimem.model.recurrence.LOGITS_AT_ONCE", 5 * VOCAB)
+    monkeypatch.setattr("unimem.model.segments.LOGITS_AT_ONCE", 5 * VOCAB)
     for method in ("transformer_xl", "em_llm"):  # the latter wants each token's loss by itself
         model, sizes = build(method), []
         model.lm_head.register_forward_hook(lambda _, args, out, to=sizes: to.append(out.numel()))

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 import torch
-from models import FAMILIES, VOCAB, make_memory, tokens
-from small_methods import METHODS, small_memory
+from helpers.models import FAMILIES, VOCAB, make_memory, tokens
+from helpers.small_methods import METHODS, small_memory
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
-from unimem.model.recurrence import read, run
+from unimem.model.segments import read, run
 from unimem.model.supported import lift_windows
 
 ROPE = {"rope_theta": 10000.0}

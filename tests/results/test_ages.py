@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from made_study import Made, make_panel
+from helpers.made_study import Made, make_panel
 
 from unimem.results.ages import ages_of, draw_ages
 from unimem.results.canvas import colours_of

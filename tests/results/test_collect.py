@@ -1,9 +1,10 @@
 import json
 
 import pytest
-from small_study import copy_of, small_study
+from helpers.small_study import copy_of, small_study
 
-from unimem.results.collect import collect, read_metrics, sort, where
+from unimem.results.collect import collect, sort, where
+from unimem.runs.records import read_metrics
 
 
 @pytest.fixture(scope="module")

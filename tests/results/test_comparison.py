@@ -4,14 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
-from small_study import copy_of, small_study
+from helpers.small_study import copy_of, small_study
 
 from unimem.evaluation.statistics import several_seeds
 from unimem.evaluation.tokens import TokenTable
 from unimem.results.comparison import holm, panels, pareto_front
-from unimem.results.records import read_result
 from unimem.results.select import Select
 from unimem.results.study import Group, read_study
+from unimem.runs.records import read_result
 
 
 @pytest.fixture(scope="module")

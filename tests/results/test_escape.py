@@ -13,7 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from unimem.results.blocks import (
+from unimem.results.canvas import colours_of, new_figure, save
+from unimem.results.escape import as_file_name, in_csv
+from unimem.results.frame_tables import as_csv, as_latex, as_text, write_parquet
+from unimem.results.plots import Point, plot_rows
+from unimem.results.render.blocks import (
     Code,
     Contents,
     Download,
@@ -24,11 +28,7 @@ from unimem.results.blocks import (
     Picture,
     Table,
 )
-from unimem.results.canvas import colours_of, new_figure, save
-from unimem.results.escape import as_file_name, in_csv
-from unimem.results.page import as_html, as_markdown
-from unimem.results.study_plots import Point, plot_rows
-from unimem.results.tables import as_csv, as_latex, as_text, write_parquet
+from unimem.results.render.page import as_html, as_markdown
 from unimem.words import printable
 
 PIECES = st.sampled_from(

@@ -1,7 +1,7 @@
 import base64
 import math
 
-from unimem.results.blocks import (
+from unimem.results.render.blocks import (
     Code,
     Contents,
     Finding,
@@ -12,7 +12,7 @@ from unimem.results.blocks import (
     Picture,
     Table,
 )
-from unimem.results.page import as_html, as_markdown
+from unimem.results.render.page import as_html, as_markdown
 
 
 def test_html_escapes_and_stands_alone(tmp_path):

@@ -4,12 +4,12 @@ import json
 import logging
 
 import pytest
-from made_study import Made, make_study
-from wandb_file import no_account, records
+from helpers.made_study import Made, make_study
+from helpers.wandb_file import no_account, records
 
-from unimem.results.blocks import Measured, Table
 from unimem.results.publish import as_wandb, publish
-from unimem.results.study_report import write_study_report
+from unimem.results.render.blocks import Measured, Table
+from unimem.results.report import write_study_report
 from unimem.settings import LoggerSettings
 
 

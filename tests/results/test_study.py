@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_study import LEFT_OUT, copy_of, small_study
+from helpers.small_study import LEFT_OUT, copy_of, small_study
 
 from unimem.results.study import CellRecord, StudyRecord, read_study
 

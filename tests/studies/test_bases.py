@@ -7,7 +7,7 @@ from studies.conftest import BASE, CELLS, TINY, study_file
 
 from unimem.config import ConfigError, compose_node
 from unimem.studies.bases import REACH_BASE, is_setting
-from unimem.studies.disk import write_study
+from unimem.studies.run.cell_state import write_study
 from unimem.studies.study import expand
 
 

@@ -4,8 +4,8 @@ import pytest
 from studies.conftest import BASE, CELLS, TINY
 
 from unimem.config import ConfigError, compose_node, resolve
+from unimem.runs.signature import data_digest, signature
 from unimem.studies.cells import SweepOptions, lines_of, make_cell, parse, read_options
-from unimem.training.signature import data_digest, signature
 
 
 @pytest.fixture

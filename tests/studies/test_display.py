@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 from studies.conftest import TINY
 
-from unimem.studies.disk import log_file, progress
-from unimem.studies.display import Lines, summary, table, tell
-from unimem.studies.runner import State, Status
+from unimem.studies.run.cell_state import log_file, progress
+from unimem.studies.run.display import Lines, summary, table, tell
+from unimem.studies.run.runner import State, Status
 from unimem.studies.study import expand
 
 

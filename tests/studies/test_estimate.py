@@ -8,7 +8,7 @@ from studies.conftest import TINY
 
 from unimem.config import compose_node, resolve
 from unimem.studies.cells import Cell
-from unimem.studies.estimate import (
+from unimem.studies.estimate.estimate import (
     CPU_RATE,
     GPU_RATE,
     STARTING,
@@ -17,9 +17,9 @@ from unimem.studies.estimate import (
     report,
     schedule,
 )
-from unimem.studies.measured import measured_runs
+from unimem.studies.estimate.flops import work_of
+from unimem.studies.estimate.throughput import measured_runs
 from unimem.studies.study import expand
-from unimem.studies.work import work_of
 
 
 def cells(tmp_path, *arguments: str) -> tuple[Cell, ...]:

@@ -9,7 +9,7 @@ from studies.conftest import BASE, CELLS, TINY, study_file
 
 from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.data.build import build_corpus
-from unimem.studies.disk import finished
+from unimem.studies.run.cell_state import finished
 from unimem.studies.study import Study, expand
 
 EVALUATE = "study.mode=evaluate"

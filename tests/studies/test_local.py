@@ -2,8 +2,8 @@ import os
 
 from studies.conftest import TINY
 
-from unimem.studies.disk import take_lock
-from unimem.studies.local import LocalLauncher, num_cores, train_command, visible_gpus
+from unimem.studies.run.cell_state import take_lock
+from unimem.studies.run.local import LocalLauncher, num_cores, train_command, visible_gpus
 from unimem.studies.study import expand
 
 
@@ -31,7 +31,7 @@ def test_as_many_cells_run_as_the_cores_suffice_for_if_they_say_their_threads():
 
 def test_slots_have_gpus_of_their_own(monkeypatch):
     four = ["0", "1", "2", "3"]
-    monkeypatch.setattr("unimem.studies.local.visible_gpus", lambda: four)
+    monkeypatch.setattr("unimem.studies.run.local.visible_gpus", lambda: four)
     one, (cell,) = launcher("trainer.accelerator=gpu")
     assert one.slots == 4
     assert [one.environment(cell, s)["CUDA_VISIBLE_DEVICES"] for s in range(5)] == [*four, "0"]

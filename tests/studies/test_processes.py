@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from studies.conftest import TINY, metrics, processes_of
 
-from unimem.training.folder import weights_folder
+from unimem.runs.folder import weights_folder
 
 LONG = ("trainer.max_steps=400", "trainer.checkpoint_every=20", "injection_layer=0,1", "jobs=2")
 

@@ -18,15 +18,15 @@ from rich.console import Console
 from studies.conftest import TINY, Sweeps
 
 from unimem.config import Config, ConfigError, compose_node, resolve
-from unimem.results.records import write_json_atomic
 from unimem.results.study import read_study
+from unimem.runs.files import write_json_atomic
+from unimem.runs.signature import data_digest
 from unimem.studies.cells import Cell
-from unimem.studies.display import Lines
-from unimem.studies.journal import Journal
-from unimem.studies.search import Search, read_search
-from unimem.studies.trial_runner import TrialRunner
-from unimem.studies.trials import Trials
-from unimem.training.signature import data_digest
+from unimem.studies.run.display import Lines
+from unimem.studies.search.journal import Journal
+from unimem.studies.search.search import Search, read_search
+from unimem.studies.search.trial_runner import TrialRunner
+from unimem.studies.search.trials import Trials
 
 SIZE = "memory.size=interval(12,64)"
 LAYER = "injection_layer=0,1"
@@ -92,7 +92,7 @@ def loss(config: Config) -> float:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    monkeypatch.setattr("unimem.studies.runner.POLL", 0)
+    monkeypatch.setattr("unimem.studies.run.runner.POLL", 0)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -118,7 +118,7 @@ def journal(search: Search) -> Path:
 
 @pytest.mark.slow
 def test_as_many_trials_as_asked_and_the_best_of_them(search, monkeypatch):
-    monkeypatch.setattr("unimem.studies.trials.ENOUGH", 12)
+    monkeypatch.setattr("unimem.studies.search.trials.ENOUGH", 12)
     launcher = Instant(loss)
     found = search(SIZE, LAYER, "trials=12")
     code, trials = run(found, launcher)
@@ -212,7 +212,7 @@ def test_what_cannot_run_is_told_and_another_is_drawn(search, caplog):
 
 def test_a_search_gives_up_when_nothing_new_can_run(search, monkeypatch, caplog):
     found = search(SIZE, "trials=5")
-    monkeypatch.setattr("unimem.studies.trials.MISSES", 3)
+    monkeypatch.setattr("unimem.studies.search.trials.MISSES", 3)
 
     def refuse(self, drawn):
         raise ConfigError("no such run")
@@ -225,7 +225,7 @@ def test_a_search_gives_up_when_nothing_new_can_run(search, monkeypatch, caplog)
 
 
 def test_no_more_is_drawn_once_the_code_has_changed(search, monkeypatch, caplog):
-    monkeypatch.setattr("unimem.studies.trials.code_changed", lambda: True)
+    monkeypatch.setattr("unimem.studies.search.trials.code_changed", lambda: True)
     launcher = Instant(loss)
     _, trials = run(search(SIZE, "trials=2"), launcher)
     assert launcher.started == [] and trials.finished == []

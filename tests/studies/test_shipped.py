@@ -4,11 +4,11 @@ import pytest
 
 from unimem.config import compose
 from unimem.paths import config_root
-from unimem.results.checks import read_checks
+from unimem.results.claims.statements import read_checks
 from unimem.studies.cells import SweepOptions, is_option, parse
-from unimem.studies.file import BaseStudy, read_study_file
 from unimem.studies.grid import values
 from unimem.studies.study import MODE
+from unimem.studies.study_file import BaseStudy, read_study_file
 
 NAMES = sorted(path.stem for path in (config_root() / "sweeps").glob("*.yaml"))
 PROFILES = ("cpu", "tinyllama", "llama2_7b")

@@ -10,11 +10,11 @@ from rich.console import Console
 from studies.conftest import TINY
 
 from unimem.config import ConfigError
-from unimem.results.records import read_result
-from unimem.studies.disk import finished
-from unimem.studies.display import Lines
-from unimem.studies.runner import Runner
-from unimem.studies.slurm import SlurmLauncher, slurm_executor
+from unimem.runs.records import read_result
+from unimem.studies.run.cell_state import finished
+from unimem.studies.run.display import Lines
+from unimem.studies.run.runner import Runner
+from unimem.studies.run.slurm import SlurmLauncher, slurm_executor
 from unimem.studies.study import expand
 
 submitit = pytest.importorskip("submitit")

@@ -2,7 +2,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from unimem.config import ConfigError
-from unimem.studies.space import read_space
+from unimem.studies.search.space import read_space
 
 
 @pytest.mark.parametrize(

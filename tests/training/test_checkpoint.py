@@ -13,7 +13,7 @@ import pytest
 import torch
 from training.conftest import metrics, same_weights
 
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     checkpoints,

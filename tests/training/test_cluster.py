@@ -8,7 +8,7 @@ import pytest
 from training.conftest import metrics
 from training.test_launched import BATCH, tasks
 
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 
 from unimem.config import compose
 from unimem.model.attach import attach

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unimem.config import compose
-from unimem.studies.runner import reason
+from unimem.studies.run.runner import reason
 from unimem.training.exhausted import (
     OUT_OF_MEMORY,
     OutOfMemoryError,

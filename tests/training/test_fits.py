@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 
 from unimem.config import compose
 from unimem.model.attach import attach
@@ -87,7 +87,7 @@ STEP = """
 import re, sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from models import make_memory, make_model
+from helpers.models import make_memory, make_model
 from unimem import attach, read
 from unimem.config import compose
 from unimem.data.stream import SegmentBatch

@@ -11,7 +11,7 @@ from unimem.evaluation.tokens import TokenTable
 from unimem.integrity import digests, is_changed, require_whole, sealed
 from unimem.model.attach import read_memory
 from unimem.model.load import load_pretrained
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 READERS = {
     "model/config.json": lambda run: load_pretrained(run / "model", "the model"),

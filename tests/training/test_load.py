@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models import make_model
+from helpers.models import make_model
 from safetensors.torch import load_file, save_file
 
 from unimem.config import ConfigError, compose

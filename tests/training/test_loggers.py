@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.wandb_file import no_account, records
+from helpers.wandb_server import silent_server
 from training.conftest import metrics
-from wandb_file import no_account, records
-from wandb_server import silent_server
 
 from unimem.config import ConfigError, compose
-from unimem.results.records import read_result
-from unimem.results.wandb_run import WandbRun, chosen_mode
+from unimem.runs.records import read_result
+from unimem.runs.wandb_run import WandbRun, chosen_mode
 from unimem.training.loggers import describe_wandb, eval_values, mirror_evaluation
 
 KEY = "k" * 40

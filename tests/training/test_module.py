@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from models import make_memory, make_model, tokens
-from sampled import each
-from small_methods import METHODS, SMALL, small_memory
+from helpers.models import make_memory, make_model, tokens
+from helpers.sampled import each
+from helpers.small_methods import METHODS, SMALL, small_memory
 from torch.nn.functional import pad
 
 from unimem.config import compose
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.model.attach import attach
-from unimem.model.recurrence import read
+from unimem.model.segments import read
 from unimem.training.module import FSDP_PREFIX, LitUniMem, NonFiniteLossError
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from training.conftest import Runs, metrics, same_weights
 
-from unimem.results.records import read_result
+from unimem.runs.records import read_result
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from unimem.evaluation.run import evaluate_all
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach, load_memory
 from unimem.model.load import load_model
-from unimem.model.recurrence import run as read_segments
-from unimem.results.records import read_result
+from unimem.model.segments import run as read_segments
+from unimem.runs.folder import recorded_config, weights_folder
+from unimem.runs.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO
-from unimem.training.folder import recorded_config, weights_folder
 from unimem.training.module import NonFiniteLossError
 from unimem.training.run import train
 

@@ -16,9 +16,9 @@ from unimem.evaluation.score import score
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach, load_memory
 from unimem.model.load import load_model
-from unimem.results.records import read_result
+from unimem.runs.folder import recorded_config
+from unimem.runs.records import read_result
 from unimem.training import validation
-from unimem.training.folder import recorded_config
 from unimem.training.validation import ValidationDocuments
 
 # Three are read at the end; two rows at a time make two rounds of the other three.

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from unimem.cli.evaluate import evaluate, recompose
 from unimem.config import compose_node, resolve, validate
 from unimem.data.tokenizer import load_hugging_face
-from unimem.results.records import read_result
-from unimem.studies.recorded import recorded_run
+from unimem.runs.records import read_result
+from unimem.studies.recorded_run import recorded_run
 from unimem.studies.study import expand
 from unimem.training.run import train
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from unimem.attention.observe import heads_noted
 from unimem.bench.inputs import Source, draw_rows
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, Segment, SoftMemory
 from unimem.model.attach import attached
-from unimem.model.body import segment_body
-from unimem.model.observe import heads_noted
-from unimem.model.recurrence import run
+from unimem.model.context import segment_body
+from unimem.model.segments import run
 from unimem.model.supported import head_size
 
 

@@ -10,19 +10,19 @@ import torch
 from transformers import PreTrainedModel
 
 from unimem.bench.bank import filled_bank, slots_held
-from unimem.bench.clock import Clock
+from unimem.bench.end_to_end import measure_document, measure_training
 from unimem.bench.inputs import Clustered, Gaussian, Source, draw_rows
 from unimem.bench.retrieval import measure_search
 from unimem.bench.settings import CLUSTERED, RANDOM, BenchSettings, What
 from unimem.bench.shapes import SHAPES, configured
 from unimem.bench.step import make_step, measure_step
-from unimem.bench.whole import measure_document, measure_training
+from unimem.bench.timer import Clock
 from unimem.config import Config
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach, attached
 from unimem.model.load import load_model
 from unimem.model.supported import head_size
-from unimem.training.describe import state_bytes_per_row
+from unimem.training.footprint import state_bytes_per_row
 
 GB = 1e9
 VANILLA = "vanilla"
@@ -187,6 +187,6 @@ def key_source(keys: str) -> Source:
         return Clustered()
     if keys == RANDOM:
         return Gaussian()
-    from unimem.bench.trained import recorded_keys
+    from unimem.bench.recorded_keys import recorded_keys
 
     return recorded_keys(Path(keys))

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from unimem.bench.backends import compare_backends
-from unimem.bench.floors import measure_retrieval
-from unimem.bench.large import measure_documents, measure_tokens
 from unimem.bench.record import Announce, Record, attempt, last_reason, new_record
 from unimem.bench.report import write_report
+from unimem.bench.roofline import measure_retrieval
 from unimem.bench.settings import BenchSettings
 from unimem.bench.shapes import SHAPES, TINYLLAMA, Shape
+from unimem.bench.tinyllama import measure_documents, measure_tokens
 from unimem.config import ConfigError
-from unimem.results.records import write_json_atomic
+from unimem.runs.files import write_json_atomic
 
 METHODS = ("vanilla", "transformer_xl", "memorizing_transformer", "unimix")
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from unimem.bench.clock import Clock
 from unimem.bench.settings import BenchSettings
-from unimem.training.environment import git_commit, machine, versions
+from unimem.bench.timer import Clock
+from unimem.runs.environment import git_commit, machine, versions
 from unimem.training.exhausted import out_of_memory
 
 logger = logging.getLogger(__name__)

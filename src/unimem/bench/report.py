@@ -7,8 +7,8 @@ from typing import Any
 
 from unimem.bench.figure import plot_ratios
 from unimem.results.escape import as_paragraph, in_markdown
-from unimem.results.records import write_bytes_atomic
-from unimem.results.tables import as_markdown, as_text
+from unimem.results.frame_tables import as_markdown, as_text
+from unimem.runs.files import write_bytes_atomic
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimem.bench.clock import Clock
+from unimem.bench.timer import Clock
 
 CHUNK = 256
 """Queries whose scores are written at a time."""
@@ -28,7 +28,7 @@ def measure_search(
     `torch.topk`; `share`, search over product; `against_topk`, product and topk over search; and
     all seconds.
     """
-    from unimem.model.search import search
+    from unimem.attention.search import search
 
     opened = torch.ones(len(keys), 1, keys.shape[2], dtype=torch.bool, device=keys.device)
     with torch.no_grad():

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from unimem.bench.cases import Bench, Case, cases
-from unimem.bench.clock import bounded_memory
 from unimem.bench.record import Announce, Record, attempt, last_reason, new_record
 from unimem.bench.report import write_report
 from unimem.bench.settings import BenchSettings
+from unimem.bench.timer import bounded_memory
 from unimem.config import ConfigError
-from unimem.results.records import write_json_atomic
+from unimem.runs.files import write_json_atomic
 
 
 def bench(settings: BenchSettings, announce: Announce) -> Record:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from unimem.bench.shapes import SHAPES
 from unimem.paths import config_root
-from unimem.results.records import RESULT
+from unimem.runs.layout import RESULT
 from unimem.settings import Backend, Count, Settings
 
 What = Literal["step", "train_step", "document", "all", "gpu"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unimem.bench.bank import random_ids
-from unimem.bench.clock import Clock, compared
+from unimem.bench.timer import Clock, compared
 from unimem.memory.state import MemoryBank
-from unimem.model.recurrence import run
+from unimem.model.segments import run
 
 MB = 1e6
 

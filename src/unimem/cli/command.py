@@ -27,9 +27,9 @@ from unimem.config import (
 )
 from unimem.interpolation import guarded
 from unimem.paths import CONFIG_DIR, config_root, own_config
+from unimem.runs.folder import make_folder
 from unimem.studies.grid import require_few
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError
-from unimem.training.folder import make_folder
 from unimem.training.launched import as_given
 
 

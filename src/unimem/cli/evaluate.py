@@ -18,11 +18,13 @@ from unimem.cli.command import launch, take_config_dir
 from unimem.cli.reading import may_share_documents, reads_other_data, recompose, require_tokenizer
 from unimem.config import Config, ConfigError, compose_node
 from unimem.paths import own_config
-from unimem.results.records import RESULT, make_numbered_folder, read_result, write_result
+from unimem.runs.files import make_numbered_folder, write_result
+from unimem.runs.folder import weights_folder
+from unimem.runs.layout import RESULT
+from unimem.runs.records import read_result
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
 from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError, evaluation_knobs, memory_told
-from unimem.training.folder import weights_folder
 from unimem.words import counted, system_error
 
 logger = logging.getLogger(__name__)
@@ -219,8 +221,8 @@ def evaluate(
     from unimem.evaluation.tokens import FILE_NAME
     from unimem.model.attach import attach, load_memory
     from unimem.model.load import load_pretrained
+    from unimem.runs.environment import git_commit, machine, versions
     from unimem.training.devices import device_type
-    from unimem.training.environment import git_commit, machine, versions
     from unimem.training.fits import require_fit
     from unimem.training.loggers import mirror_evaluation
     from unimem.training.vocabulary import require_vocabulary, with_tokenizer_of

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimem.results.records import make_numbered_folder
+from unimem.runs.files import make_numbered_folder
 
 OUTPUT = Path("outputs/quickstart")
 WORKERS = 2

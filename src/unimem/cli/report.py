@@ -7,10 +7,10 @@ from pathlib import Path
 from unimem.evaluation.claims import Exhibit, known_truth, same_weights
 from unimem.evaluation.statistics import Estimate, perplexity
 from unimem.evaluation.tokens import TokenTable
-from unimem.results.blocks import written
-from unimem.results.plots import Curve, plot_by_position
-from unimem.results.records import read_result, write_bytes_atomic
-from unimem.words import counted
+from unimem.results.curves import Curve, plot_by_position
+from unimem.runs.files import write_bytes_atomic
+from unimem.runs.records import read_result
+from unimem.words import counted, written
 
 
 @dataclass(frozen=True, kw_only=True)

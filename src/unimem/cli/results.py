@@ -17,8 +17,8 @@ from unimem.results.collect import (
     sort,
     where,
 )
-from unimem.results.records import write_bytes_atomic
-from unimem.results.tables import FORMATS, as_text, shown_value, write_parquet
+from unimem.results.frame_tables import FORMATS, as_text, shown_value, write_parquet
+from unimem.runs.files import write_bytes_atomic
 from unimem.words import counted
 
 FIRST = 3

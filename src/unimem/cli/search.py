@@ -12,12 +12,12 @@ from rich.console import Console
 from unimem.cli import leave
 from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
-from unimem.studies.display import Lines, LiveTable, tell
-from unimem.studies.launch import make_launcher
+from unimem.studies.run.display import Lines, LiveTable, tell
+from unimem.studies.run.launch import make_launcher
 
 if TYPE_CHECKING:  # it needs optuna, which --help does not
-    from unimem.studies.search import Search
-    from unimem.studies.trials import Trials
+    from unimem.studies.search.search import Search
+    from unimem.studies.search.trials import Trials
 
 TAKES = "unimem-search takes name=value arguments; --help shows them"
 
@@ -65,9 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     """Add the trials that are missing, show them and the best, and give the exit status."""
     import optuna
 
-    from unimem.studies.search import read_search
-    from unimem.studies.trial_runner import TrialRunner
-    from unimem.studies.trials import Trials
+    from unimem.studies.search.search import read_search
+    from unimem.studies.search.trial_runner import TrialRunner
+    from unimem.studies.search.trials import Trials
 
     console = Console()
     logger = logging.getLogger("unimem")
@@ -122,7 +122,7 @@ def _tell_next(console: Console, search: "Search", missing: int) -> None:
 
 
 def _list(console: Console, search: "Search") -> int:
-    from unimem.studies.space import in_words
+    from unimem.studies.search.space import in_words
 
     for name, distribution in search.space.parameters.items():
         tell(console, f"{name}: {in_words(distribution)}")

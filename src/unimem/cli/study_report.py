@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimem.cli import leave, say
-from unimem.results.blocks import Measured
-from unimem.results.collect import STUDY
-from unimem.results.records import RESULT
+from unimem.results.render.blocks import Measured
+from unimem.results.report import Report, copy_report, left_out, write_study_report
 from unimem.results.study import StudyRecord, read_study
-from unimem.results.study_report import Report, copy_report, left_out, write_study_report
-from unimem.results.study_tables import GAP_CLOSED, TIES
+from unimem.results.tables import GAP_CLOSED, TIES
+from unimem.runs.layout import RESULT, STUDY
 from unimem.settings import LoggerSettings
 
 MODES = ("auto", "online", "offline", "disabled")

@@ -12,11 +12,11 @@ from rich.console import Console
 from unimem.cli import Shown, leave, say
 from unimem.cli.command import launch, take_config_dir
 from unimem.config import ConfigError
-from unimem.studies.disk import begun, finished, write_study
-from unimem.studies.display import Lines, LiveTable, summary, tell
-from unimem.studies.estimate import estimate, report
-from unimem.studies.launch import make_launcher, resources
-from unimem.studies.runner import Runner
+from unimem.studies.estimate.estimate import estimate, report
+from unimem.studies.run.cell_state import begun, finished, write_study
+from unimem.studies.run.display import Lines, LiveTable, summary, tell
+from unimem.studies.run.launch import make_launcher, resources
+from unimem.studies.run.runner import Runner
 from unimem.studies.study import Study, expand
 from unimem.words import counted
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from unimem.cli import Shown, say
 from unimem.cli.command import launch
 from unimem.config import ConfigError, resolve, validate
-from unimem.training.continued import FinishedRunError
+from unimem.runs.continued import FinishedRunError
 from unimem.training.early import require_startable
 from unimem.words import system_error
 
@@ -28,8 +28,8 @@ def run(node: DictConfig) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from unimem.cli.train_on import train_on
-    from unimem.results.records import read_result
-    from unimem.results.tables import short
+    from unimem.results.frame_tables import short
+    from unimem.runs.records import read_result
     from unimem.training.run import train
 
     set_up_logging()

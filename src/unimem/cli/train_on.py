@@ -10,9 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from unimem.config import ConfigError
 from unimem.overrides import literal
+from unimem.runs.continued import among
 from unimem.studies.cells import make_draft, parse
-from unimem.studies.recorded import recorded_run
-from unimem.training.continued import among
+from unimem.studies.recorded_run import recorded_run
 
 LEFT_OUT = ("model", "name", "resume")
 """What another run has of its own."""

@@ -23,7 +23,7 @@ from unimem.evaluation.tokens import TokenTable
 from unimem.memory.plan import MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attached
-from unimem.model.attention import Use
+from unimem.model.layer import Use
 from unimem.model.precision import cast_weights, dtype_name, own_precision
 from unimem.settings import EvaluationSettings
 from unimem.words import counted

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from unimem.data.documents import Documents
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.memory.state import MemoryBank
-from unimem.model.attention import Use, Watch
+from unimem.model.layer import Use, Watch
 from unimem.model.precision import computing
-from unimem.model.recurrence import run, token_nll
+from unimem.model.segments import run, token_nll
 
 
 @dataclass(frozen=True, kw_only=True)

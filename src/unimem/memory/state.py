@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimem.memory.room import Room, grow
+from unimem.memory.buffer import Room, grow
 
 FREE = -1
 """The position of a slot that holds nothing."""

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unimem.attention.rotary import IdentityRotary
 from unimem.integrity import require_whole
 from unimem.memory.plan import MemoryPlan
 from unimem.memory.settings import MemorySettings
-from unimem.model import attention
-from unimem.model.rotary import IdentityRotary
+from unimem.model import layer as attention
 from unimem.model.supported import (
     head_size,
     require_supported,

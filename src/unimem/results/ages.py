@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from unimem.results.blocks import Picture
 from unimem.results.canvas import Colours, by_right_end, new_figure, save
 from unimem.results.comparison import Panel
-from unimem.results.readings import Readings
+from unimem.results.losses import Readings
+from unimem.results.render.blocks import Picture
 
 TICKS = [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)]
 

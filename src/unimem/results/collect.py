@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from unimem.evaluation.statistics import perplexity
-from unimem.results.records import CONFIG, RESULT, read_result
-from unimem.yaml_file import load_yaml
+from unimem.runs.layout import CONFIG, RESULT, STUDY
+from unimem.runs.records import RunRecord, read_run
 
-STUDY = "study.json"
-METRICS = "metrics.jsonl"
 WANDB = "wandb"
 """The folder of W&B, whose runs have a config.yaml of their own."""
 
@@ -85,65 +83,6 @@ class Collected:
 
     rows: list[Row]
     damaged: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """A run as its folder tells it: its settings, and its result once it is finished."""
-
-    folder: Path
-    config: dict[str, Any]
-    result: dict[str, Any] | None
-
-    def status(self) -> str:
-        """Say whether the run came to its end, or else how far it is."""
-        if self.result is not None:
-            return "finished"
-        metrics = read_metrics(self.folder)
-        step = metrics[-1].get("step", 0) if metrics else 0
-        steps = self.config["trainer"]["max_steps"] or "an epoch's"
-        return f"unfinished: step {step} of {steps}"
-
-
-def read_run(folder: Path) -> RunRecord | None:
-    """Read a run's folder; None if no run was begun there.
-
-    Raises ValueError, which names the file, if a record there is damaged or of something else.
-    """
-    if (folder / RESULT).is_file():
-        result = read_result(folder)
-        require_run(result, folder / RESULT)
-        return RunRecord(folder=folder, config=result["config"], result=result)
-    path = folder / CONFIG
-    if not path.is_file():
-        return None
-    config = load_yaml(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the record of a run: it holds no settings")
-    return RunRecord(folder=folder, config=cast(dict[str, Any], config), result=None)
-
-
-def require_run(result: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError, which names the file, unless a result says what held-out documents gave."""
-    value: Any = result
-    for key in ("evaluation", "scores", "own"):
-        value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or "nll" not in value:
-        raise ValueError(f"{path} is not the record of a run: it has no evaluation.scores.own")
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics of training, up to a line that is damaged or still being written."""
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    found: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            found.append(json.loads(line if line.endswith("\n") else ""))
-        except (json.JSONDecodeError, RecursionError):
-            break
-    return found
 
 
 def collect(root: Path, *, unfinished: bool = False) -> Collected:

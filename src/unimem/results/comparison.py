@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unimem.evaluation.statistics import SeedEstimate, position_edges, several_seeds
-from unimem.results.readings import Readings, load
+from unimem.results.losses import Readings, load
 from unimem.results.select import Select, in_words
 from unimem.results.study import Group, differing, labelled
 

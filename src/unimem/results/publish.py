@@ -2,9 +2,9 @@
 
 import wandb
 
-from unimem.results.blocks import Picture, Table
-from unimem.results.study_report import Report
-from unimem.results.wandb_run import Connection, WandbRun
+from unimem.results.render.blocks import Picture, Table
+from unimem.results.report import Report
+from unimem.runs.wandb_run import Connection, WandbRun
 
 
 def publish(report: Report, connection: Connection) -> str | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unimem.results.collect import STUDY, RunRecord, read_run
 from unimem.results.select import in_words
+from unimem.runs.layout import STUDY
+from unimem.runs.records import RunRecord, read_run
 
 SEED = "seed"
 BASE_MODEL = "model.name"

@@ -1,121 +1,206 @@
-"""Rows of values as text for a terminal, Markdown, LaTeX and CSV, and as Parquet.
+"""The tables of a study's report."""
 
-Text in them stays text: see `unimem.results.escape`.
-"""
+from collections.abc import Iterator, Sequence
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from unimem.evaluation.statistics import Estimate, perplexity
+from unimem.results.comparison import Panel, p_words
+from unimem.results.figures import evaluation_cost, training_cost
+from unimem.results.frame_tables import short
+from unimem.results.losses import CONTROLS, Readings
+from unimem.results.render.blocks import Block, Code, Heading, Measured, Paragraph, Table
+from unimem.results.study import StudyRecord, differing
+from unimem.words import written
 
-from unimem.results.escape import in_csv, in_latex, in_markdown
-from unimem.words import printable, writing
+GAP_CLOSED = "share of the gap closed"
+TIES = "≈: not significantly different from the lowest loss."
+LOSSES = "losses"
+"""What the name of a table of losses ends with."""
 
-Rows = Sequence[Mapping[str, Any]]
+
+def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
+    """Show losses, differences and costs on one corpus; the tables' names begin with `prefix`."""
+    yield from _levels(panel, f"{prefix}{LOSSES}")
+    if len(panel.readings) > 1:
+        yield from _differences(panel, f"{prefix}differences")
+    yield from _controls(panel, f"{prefix}controls")
+    yield from _costs(panel, f"{prefix}cost")
 
 
-def as_text(rows: Rows, columns: Sequence[str]) -> str:
-    """Give a table for the terminal: columns side by side, numbers to the right."""
-    cells = [[printable(cell, one_line=True) for cell in row] for row in _cells(rows, columns)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [_numeric(rows, column) for column in columns]
-    lines = [
-        "  ".join(
-            text.rjust(width) if to_right else text.ljust(width)
-            for text, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in cells
+def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+    """Tell what the cells ran on, what their names stand for, and where they lie."""
+    yield Heading("Where the numbers come from")
+    yield Table(
+        name="provenance", head=["", "value", "cells"], rows=[*_provenance(study)], prose=True
+    )
+    yield Heading("What the names of settings stand for")
+    yield from _settings(study, panels)
+    yield Heading("Cells")
+    rows = [["base run: " + base.label, base.folder.name] for base in study.bases]
+    rows += [[cell.label, cell.folder.name] for cell in study.cells]
+    head = ["cell", "folder, which ends in its signature"]
+    yield Table(name="cells", head=head, rows=rows, prose=True)
+
+
+def _levels(panel: Panel, name: str) -> Iterator[Block]:
+    bits = [r.recorded("evaluation", "scores", "own", "bits_per_byte") for r in panel.readings]
+    gaps = [r.gap_closed() for r in panel.readings]
+    tokens = [r.recorded("tokens_seen") for r in panel.readings]
+    known = [count for count in tokens if count]
+    # Documents end where they end, so that the same steps hold a few tokens more or less.
+    unequal = bool(known) and max(known) > 1.02 * min(known)
+    rows: list[list[str | Measured]] = []
+    for i, (r, level, gap) in enumerate(zip(panel.readings, panel.levels, gaps, strict=True)):
+        mark = " ≈" if i in panel.ties and len(panel.ties) > 1 else ""
+        row = [f"{r.group.label}{mark}", _measured(level, ".4f"), _perplexity(level, ".3f")]
+        row += [short(bits[i])] if any(bits) else []
+        row += [] if gap is None else [_measured(gap, ".1%")]
+        row += [f"{tokens[i] or 0:,.0f}"] if unequal else []
+        rows.append([*row, f"{len(r.seeds)} of {len(r.group.cells)}", _each_seed(r)])
+    head = ["setting", "nats per token", "perplexity", *(["bits per byte"] if any(bits) else [])]
+    head += [GAP_CLOSED] if gaps[0] is not None else []
+    best = frozenset({panel.best}) if len(panel.ties) == 1 < len(panel.readings) else frozenset()
+    head += ["tokens of training"] if unequal else []
+    head += ["seeds", "perplexity of each seed"]
+    yield Table(name=name, head=head, rows=rows, marked=best)
+    if len(panel.ties) > 1:
+        yield Paragraph(TIES)
+    if unequal:
+        yield Paragraph(
+            f"Settings were trained on different numbers of tokens, {min(known):,.0f} to "
+            f"{max(known):,.0f}: a part of a difference may come of that."
+        )
+    gap = panel.readings[0].gap()
+    if gap is not None and gaps[0] is None:
+        yield Paragraph(
+            "The best losses possible with and without memory are the same on these documents "
+            f"({gap:.1e} nats per token apart): memory can tell nothing here, because hardly any "
+            "document is longer than a segment. There is no gap to close."
+        )
+    if gaps[0] is not None:
+        yield Paragraph(
+            "The gap lies between the best losses possible without memory (0 %) and with all of "
+            "the document in memory (100 %); below 0 % a model is worse than that best one without."
+        )
+
+
+def _differences(panel: Panel, name: str) -> Iterator[Block]:
+    rows: list[list[str | Measured]] = []
+    for i, r in enumerate(panel.readings):
+        if i == panel.reference:
+            continue
+        paired = panel.against_reference.get(i)
+        if paired is None:
+            rows.append([r.group.label, "-", "-", "-", "0", "no common seed"])
+            continue
+        e = paired.estimate
+        verdict = ("better" if e.mean < 0 else "worse") if paired.claimed else "not claimed"
+        row = [r.group.label, _measured(e, "+.4f"), _perplexity(e, ".4f")]
+        rows.append([*row, p_words(paired.p), str(paired.seeds), verdict])
+    yield Heading(f"Difference from {panel.labels[panel.reference]}", 3)
+    head = ["setting", "nats per token", "perplexity ratio", "p (Holm)", "seeds", "verdict"]
+    yield Table(name=name, head=head, rows=rows)
+
+
+def _controls(panel: Panel, name: str) -> Iterator[Block]:
+    """Show what the same weights lose without their memory, and with another document's."""
+    shown = [r for r in panel.readings if r.controls]
+    if not shown:
+        return
+    known = shown[0].gap_closed() is not None
+    rows: list[list[str | Measured]] = []
+    for r in shown:
+        row: list[str | Measured] = [r.group.label]
+        for control in CONTROLS:
+            estimates = [(r.without_own(control), "+.4f")]
+            estimates += [(r.gap_closed(control), ".1%")] if known else []
+            row += ["-" if e is None else _measured(e, form) for e, form in estimates]
+        rows.append(row)
+    yield Heading("The same weights without their memory", 3)
+    head = ["setting"]
+    for words in CONTROLS.values():
+        head += [f"{words} minus own"] + ([f"{words}: share of the gap"] if known else [])
+    yield Table(name=name, head=head, rows=rows)
+    yield Paragraph(
+        "Loss differences in nats per token, for the same weights. Memory off minus own is the "
+        "benefit of memory; another document's minus own shows whether the benefit comes from "
+        "this document's memory."
+    )
+
+
+def _costs(panel: Panel, name: str) -> Iterator[Block]:
+    head = ["setting", "evaluation, s per 1000 tokens", "training, s", "peak memory, MiB"]
+    head += ["memory state, bytes per row", "parameters", "tokens seen"]
+    rows = [
+        [
+            r.group.label,
+            f"{evaluation:#.4g}",
+            f"{training:.1f}",
+            f"{(r.recorded('peak_memory_bytes') or 0) / 2**20:.0f}",
+            *(
+                f"{r.recorded(key) or 0:,.0f}"
+                for key in ("state_bytes_per_row", "parameters", "tokens_seen")
+            ),
+        ]
+        for r, evaluation, training in zip(
+            panel.readings, evaluation_cost(panel), training_cost(panel), strict=True
+        )
     ]
-    return "\n".join(lines)
+    yield Heading("Cost", 3)
+    yield Table(name=name, head=head, rows=rows)
+    yield Paragraph(
+        "Medians over seeds, on the machine named below, under whatever other load it had."
+    )
 
 
-def as_markdown(rows: Rows, columns: Sequence[str]) -> str:
-    """Give a Markdown table."""
-    head, *body = ([in_markdown(cell) for cell in line] for line in _cells(rows, columns))
-    rule = ["---:" if _numeric(rows, column) else "---" for column in columns]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+def _provenance(study: StudyRecord) -> Iterator[list[str]]:
+    """Give what the cells ran on; what differs between them is listed each time."""
+    found: dict[str, dict[str, int]] = {}
+    for cell in study.cells:
+        if (result := cell.result) is None:
+            continue
+        facts = {"versions": result["versions"], "machine": result["machine"]}
+        lines = {key: ", ".join(f"{k} {v}" for k, v in fact.items()) for key, fact in facts.items()}
+        lines |= {
+            "commit": result["commit"] or "not from a checkout",
+            "precision": result["precision"],
+            "protocol": result["evaluation"]["protocol"],
+            "corpus": result["corpus"]["digest"],
+        }
+        for key, line in lines.items():
+            counts = found.setdefault(key, {})
+            counts[line] = counts.get(line, 0) + 1
+    for key, counts in found.items():
+        yield from ([key, line, str(n)] for line, n in counts.items())
 
 
-def as_latex(rows: Rows, columns: Sequence[str]) -> str:
-    r"""Give a LaTeX tabular; it needs `\usepackage{booktabs}`."""
-    head, *body = (f"{' & '.join(map(in_latex, line))} \\\\" for line in _cells(rows, columns))
-    align = "".join("r" if _numeric(rows, column) else "l" for column in columns)
-    lines = [f"\\begin{{tabular}}{{{align}}}", "\\toprule", head, "\\midrule", *body]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
+def _settings(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+    overrides = [cell.overrides for cell in study.cells]
+    varied = differing(overrides)
+    common = [f"{key}={value}" for key, value in overrides[0].items() if key not in varied]
+    yield Paragraph("All cells were given:" if common else "No override is common to all cells.")
+    if common:
+        yield Code("\n".join(common))
+    # Several corpora have the same settings, but for what says which corpus it is.
+    rows = {
+        (group.label, " ".join(f"{key}={given[key]}" for key in own if key in given)): None
+        for panel in panels
+        if (own := [k for k in varied if k in differing([g.overrides for g in panel.groups])])
+        for group in panel.groups
+        if (given := group.overrides)
+    }
+    if rows:
+        head = ["setting", "what sets it apart (the seed aside)"]
+        yield Table(name="settings", head=head, rows=[list(row) for row in rows], prose=True)
 
 
-def as_csv(rows: Rows, columns: Sequence[str]) -> str:
-    """Give comma-separated values, in full precision; no text is a formula to a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(in_csv, columns))
-    writer.writerows([_field(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue().removesuffix("\n")
+def _measured(estimate: Estimate, form: str) -> Measured:
+    return Measured(estimate.mean, estimate.low, estimate.high, form)
 
 
-FORMATS = {"table": as_text, "csv": as_csv, "md": as_markdown, "latex": as_latex}
-"""The formats that are text, by name."""
+def _perplexity(estimate: Estimate, form: str) -> Measured:
+    mean, low, high = perplexity([estimate.mean, estimate.low, estimate.high]).tolist()
+    return Measured(mean, low, high, form)
 
 
-def write_parquet(rows: Rows, columns: Sequence[str], path: Path) -> None:
-    """Write a Parquet file; a column of several types is one of strings."""
-    import pyarrow
-    import pyarrow.parquet
-
-    values = {column: [_plain(row.get(column)) for row in rows] for column in columns}
-    for column, found in values.items():
-        kinds = {type(value) for value in found if value is not None}
-        if len(kinds) > 1 and not kinds <= {int, float}:
-            values[column] = [None if value is None else printable(str(value)) for value in found]
-        elif kinds == {int, float}:
-            values[column] = [None if value is None else float(value) for value in found]
-        elif kinds == {str}:  # half a character is in JSON, but in no file
-            values[column] = [None if value is None else printable(value) for value in found]
-    with writing(path):
-        pyarrow.parquet.write_table(pyarrow.table(values), path)
-
-
-def short(value: Any) -> str:
-    """Write a value for reading: five significant digits, a dash where there is none."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if 1e5 <= abs(value) < 1e9 else f"{value:.5g}"
-    return str(_plain(value))
-
-
-def shown_value(column: str, value: Any) -> str:
-    """Write a value of a column for reading; bytes in the unit that suits them."""
-    if column.endswith("_bytes") and isinstance(value, int | float):
-        return size(value)
-    return short(value)
-
-
-def size(count: float) -> str:
-    """Write a number of bytes with three digits: 1.39 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def _cells(rows: Rows, columns: Sequence[str]) -> list[list[str]]:
-    body = ([shown_value(column, row.get(column)) for column in columns] for row in rows)
-    return [list(columns), *body]
-
-
-def _numeric(rows: Rows, column: str) -> bool:
-    found = [row[column] for row in rows if row.get(column) is not None]
-    return bool(found) and all(isinstance(value, int | float) for value in found)
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _field(value: Any) -> Any:
-    plain = _plain(value)
-    return in_csv(plain) if isinstance(plain, str) else plain
+def _each_seed(readings: Readings) -> str:
+    return ", ".join(written(x, ".3f") for x in perplexity(readings.own.mean(1, dtype=float)))

@@ -10,7 +10,7 @@ from unimem.config import ConfigError, compose_node
 from unimem.paths import config_root
 from unimem.studies.cells import Cell, Draft, SweepOptions, make_draft, parse
 from unimem.studies.grid import Combination, labels
-from unimem.studies.recorded import recorded_run
+from unimem.studies.recorded_run import recorded_run
 
 REACH_BASE = (
     "profile",

@@ -22,9 +22,9 @@ from unimem.config import (
 )
 from unimem.interpolation import guarded
 from unimem.overrides import literal
+from unimem.runs.folder import MODEL, readable_name
+from unimem.runs.signature import CELLS, corpus_of, data_digest, signature
 from unimem.settings import Count, PretrainedModel, Settings, describe
-from unimem.training.folder import MODEL, readable_name
-from unimem.training.signature import CELLS, corpus_of, data_digest, signature
 from unimem.training.vocabulary import require_same_vocabulary
 
 logger = logging.getLogger(__name__)

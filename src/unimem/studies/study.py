@@ -20,11 +20,11 @@ from unimem.studies.cells import (
     parse,
     read_options,
 )
-from unimem.studies.chosen import CHOOSING, choose
+from unimem.studies.errors import make_all
 from unimem.studies.evaluate import inherit, require_followed, require_trained
-from unimem.studies.file import BaseStudy, StudyFile, read_study_file
 from unimem.studies.grid import MOST_CELLS, Combination, combinations, labels
-from unimem.studies.problems import make_all
+from unimem.studies.parent_cells import CHOOSING, choose
+from unimem.studies.study_file import BaseStudy, StudyFile, read_study_file
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from unimem.integrity import file_sha256
-from unimem.results.records import fsync_folder, write_bytes_atomic
+from unimem.runs.files import fsync_folder, write_bytes_atomic
+from unimem.runs.unwritten import why_unwritten
 from unimem.settings import TrainerSettings
 from unimem.training.exhausted import out_of_memory
 from unimem.training.signals import StopSignals
-from unimem.training.unwritten import why_unwritten
 
 logger = logging.getLogger(__name__)
 

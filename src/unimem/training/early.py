@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from unimem.config import Config, ConfigError
+from unimem.runs.folder import require_place
+from unimem.runs.signature import CELLS, not_a_cell
 from unimem.settings import PretrainedModel
-from unimem.training.folder import require_place
 from unimem.training.launched import rank_of, require_tasks, task_of
-from unimem.training.signature import CELLS, not_a_cell
 
 GPU_FILES = ("nvidiactl", "nvhost-ctrl", "nvmap", "dxg", "kfd")
 """Device files of which each GPU driver that torch knows makes one, on Linux."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from unimem.config import Config
 from unimem.model.attach import attached
-from unimem.training.describe import state_bytes_per_row
+from unimem.training.footprint import state_bytes_per_row
 from unimem.words import counted
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

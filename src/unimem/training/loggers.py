@@ -139,7 +139,7 @@ def describe_wandb(settings: LoggerSettings) -> str | None:
     """Say in a line what goes to W&B, and how to change it; None if it was switched off."""
     if settings.mode == "disabled":
         return None
-    from unimem.results.wandb_run import PROJECT, chosen_mode, own_settings
+    from unimem.runs.wandb_run import PROJECT, chosen_mode, own_settings
 
     match chosen_mode(settings):
         case "online":
@@ -196,7 +196,7 @@ class WandbLogger:
         config: dict[str, Any],
         tags: Sequence[str],
     ):
-        from unimem.results.wandb_run import WandbRun
+        from unimem.runs.wandb_run import WandbRun
 
         self._run = WandbRun(
             settings,

@@ -16,10 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from unimem.evaluation.statistics import perplexity
-from unimem.results.blocks import written
-from unimem.results.records import write_bytes_atomic
+from unimem.runs.files import write_bytes_atomic
 from unimem.settings import TrainerSettings
 from unimem.training.module import LitUniMem
+from unimem.words import written
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from unimem.data.stream import NO_TARGET, SegmentBatch
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import checkpoint_activations
-from unimem.model.recurrence import run, token_nll
+from unimem.model.segments import run, token_nll
 from unimem.settings import TrainerSettings
 from unimem.training.schedule import learning_rate_factor
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attached
+from unimem.runs.environment import numerics, variables, versions
+from unimem.runs.signature import code_digest
 from unimem.training.checkpoint import not_of_a_run, read_checkpoint, require_parts
-from unimem.training.environment import numerics, variables, versions
 from unimem.training.exhausted import out_of_memory
 from unimem.training.metrics import MetricsFile
 from unimem.training.module import LitUniMem
-from unimem.training.signature import code_digest
 
 KEY = "unimem"
 

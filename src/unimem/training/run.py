@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from unimem.attention.backend import choose
 from unimem.config import Config
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus, Documents
@@ -25,12 +26,17 @@ from unimem.evaluation.tokens import FILE_NAME
 from unimem.memory.plan import DIMENSIONS, MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached, save_memory
-from unimem.model.backend import choose
 from unimem.model.load import load_model
 from unimem.model.precision import WEIGHTS, dtype_name, own_precision
 from unimem.paths import own_config
-from unimem.results.collect import read_metrics
-from unimem.results.records import open_to_readers, write_result
+from unimem.runs.continued import settings_digest
+from unimem.runs.environment import git_commit, machine, peak_memory_bytes, versions
+from unimem.runs.files import open_to_readers, write_result
+from unimem.runs.folder import MODEL, RunFolder, open_run, weights_folder
+from unimem.runs.layout import CHECKPOINTS, METRICS
+from unimem.runs.records import read_metrics
+from unimem.runs.signature import require_cell, signature
+from unimem.runs.unwritten import unwritten_told
 from unimem.settings import PretrainedModel
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
@@ -41,15 +47,12 @@ from unimem.training.checkpoint import (
     step_of,
 )
 from unimem.training.cluster import cluster_environment, told_if_lost
-from unimem.training.continued import settings_digest
-from unimem.training.describe import num_parameters, state_bytes_per_row
 from unimem.training.devices import (
     chosen_precision,
     chosen_strategy,
     device_type,
     num_devices,
 )
-from unimem.training.environment import git_commit, machine, peak_memory_bytes, versions
 from unimem.training.exhausted import (
     CORPUS_KNOBS,
     evaluation_knobs,
@@ -57,14 +60,7 @@ from unimem.training.exhausted import (
     training_knobs,
 )
 from unimem.training.fits import require_fit
-from unimem.training.folder import (
-    CHECKPOINTS,
-    METRICS,
-    MODEL,
-    RunFolder,
-    open_run,
-    weights_folder,
-)
+from unimem.training.footprint import num_parameters, state_bytes_per_row
 from unimem.training.launched import rank_of, require_tasks, slurm_job, task_of
 from unimem.training.loggers import (
     RunLogger,
@@ -83,9 +79,7 @@ from unimem.training.resume import (
     saved_state,
 )
 from unimem.training.signals import StopSignals
-from unimem.training.signature import require_cell, signature
-from unimem.training.start import start_memory
-from unimem.training.unwritten import unwritten_told
+from unimem.training.start_weights import start_memory
 from unimem.training.validation import Validation, ValidationDocuments
 from unimem.training.vocabulary import require_vocabulary, save_vocabulary
 from unimem.words import counted, writing

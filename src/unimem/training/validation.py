@@ -18,7 +18,7 @@ from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import score
 from unimem.evaluation.statistics import perplexity
 from unimem.model.attach import attached
-from unimem.model.attention import Use
+from unimem.model.layer import Use
 from unimem.settings import EvaluationSettings, TrainerSettings
 from unimem.training.checkpoint import best_checkpoint, try_to_save
 from unimem.training.metrics import Metrics, Sink

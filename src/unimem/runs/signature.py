@@ -1,0 +1,199 @@
+"""What makes two runs the same: settings, code and data that decide their numbers."""
+
+import ast
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from unimem.config import ConfigError
+from unimem.data.build import build_corpus
+from unimem.data.documents import Corpus
+from unimem.data.settings import DataSettings
+from unimem.integrity import file_sha256
+from unimem.memory.depth import layer_at, layers_at
+from unimem.memory.plan import DIMENSIONS, option_class
+from unimem.paths import own_config
+from unimem.runs.continued import WITHOUT_EFFECT
+from unimem.runs.folder import MODEL
+from unimem.settings import ModelSettings, known_layers
+
+CELLS = "cells"
+"""The folder under `output` that holds the runs of all studies."""
+
+_CODE = ("memory", "attention", "model", "data", "training", "evaluation")
+
+
+def signature(resolved: dict[str, Any], data_digest: str) -> str:
+    """Give the sha256 of all that decides a run's numbers.
+
+    Args:
+        resolved: the settings as a run records them.
+        data_digest: `Corpus.digest` of the run's corpus.
+    """
+    settings = _without(_by_index(resolved), WITHOUT_EFFECT)
+    settings["memory"] = _one_for_all(settings["memory"])
+    model = settings["model"]
+    if model["kind"] == "pretrained":
+        settings["model"] = model | {"name": _weights(model["name"])}
+    # What a tokenizer decides is in the tokens' digest; the same one may lie in several places.
+    for node in ("data", "model"):
+        settings[node].pop("tokenizer", None)
+    parts = [settings, code_digest(), data_digest]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def require_cell(study: str, name: str, resolved: dict[str, Any], data_digest: str) -> None:
+    """Refuse a run among the cells of sweeps that is not the cell of its name.
+
+    Raises `ConfigError`.
+    """
+    if study == CELLS and not name.endswith(f"-{signature(resolved, data_digest)[:12]}"):
+        raise not_a_cell(name)
+
+
+def not_a_cell(name: str | None) -> ConfigError:
+    """Say why a run cannot be recorded in the folder of cells."""
+    named = f"name={name} is not of these settings" if name else "this run has no such name"
+    return ConfigError(
+        f"study={CELLS}: sweeps keep their cells there, each under a name that ends in the "
+        f"signature of its settings, code and data; {named}: choose another study, study=..."
+    )
+
+
+def _by_index(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Name layers by their indices where the model's depth is known, however they were named."""
+    depth = known_layers(TypeAdapter(ModelSettings).validate_python(resolved["model"]))
+    if depth is None:
+        return resolved
+    memory, layer = resolved["memory"], resolved["injection_layer"]
+    injection = dict(memory["injection"])
+    if "layers" in injection:
+        injection["layers"] = list(layers_at(injection["layers"], depth))
+    if "single" in injection:
+        injection["single"] = layer = layer_at(layer, depth)
+    return resolved | {"injection_layer": layer, "memory": memory | {"injection": injection}}
+
+
+def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
+    """Write a budget once if it is the same for every layer with memory."""
+    lists = {
+        name
+        for dimension in DIMENSIONS
+        for option in memory[dimension]
+        for name in option_class(dimension, option).list_fields
+    }
+
+    def once(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: once(k, v) for k, v in value.items()}
+        if key in ("layers", "indices") or not isinstance(value, list) or not value:
+            return value
+        alike = all(entry == value[0] for entry in value)
+        return value[0] if alike and (key not in lists or isinstance(value[0], list)) else value
+
+    return once("memory", memory)
+
+
+@cache
+def code_digest() -> str:
+    """Give the sha256 of the sources that make numbers, as they were when first asked for.
+
+    It is of their syntax: comments, docstrings and formatting do not count.
+    """
+    return _code_digest()
+
+
+def code_changed() -> bool:
+    """Say whether the sources are others by now: a new process would make other numbers."""
+    return _code_digest() != code_digest()
+
+
+def _code_digest() -> str:
+    root = Path(__file__).parents[1]
+    files = [path for name in _CODE for path in (root / name).rglob("*.py")]
+    digest = _sources_digest(root, files)
+    if own := own_config():
+        digest += _sources_digest(own, [*own.rglob("*.py")])
+    return digest
+
+
+def _sources_digest(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name}\0{_code_of(path.read_bytes())}\0".encode())
+    return digest.hexdigest()
+
+
+@cache  # of a file's content, which is asked for before each cell of a sweep
+def _code_of(source: bytes) -> str:
+    """Give the code of a Python file, without comments, docstrings and formatting."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # told when it is imported
+        return source.decode("utf-8", "backslashreplace")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [x for x in node.body if not _is_text(x)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def data_digest(settings: DataSettings) -> str:
+    """Give the digest of the corpus. Raises ValueError or OSError if there is no such corpus."""
+    return corpus_of(settings).digest
+
+
+def corpus_of(settings: DataSettings) -> Corpus:
+    """Give the corpus, which is built if it was not; once in a process.
+
+    Raises ValueError or OSError if there is no such corpus.
+    """
+    key = settings.model_dump_json()
+    if key not in _corpora:
+        try:
+            _corpora[key] = build_corpus(settings)
+        except (ValueError, OSError) as error:
+            _corpora[key] = error  # a hub that cannot be reached is waited for once
+    found = _corpora[key]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+_corpora: dict[str, Corpus | ValueError | OSError] = {}
+
+
+@cache
+def _weights(name: str) -> str:
+    """Say which weights a model starts from, wherever they lie."""
+    folder = Path(name)
+    cell = folder.parent
+    if folder.name == MODEL and cell.parent.name == CELLS:
+        return f"{CELLS}/{cell.name}"  # which ends in the signature of the run that trained them
+    if folder.is_dir():
+        return _files_digest(folder, [path for path in folder.rglob("*") if path.is_file()])
+    return name
+
+
+def _files_digest(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _without(values: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in names
+    }

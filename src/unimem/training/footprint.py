@@ -1,0 +1,79 @@
+"""What a model with memory weighs, before it reads anything."""
+
+from functools import reduce
+
+import torch
+from transformers import PreTrainedModel
+
+from unimem.attention.kernels.base import wide
+from unimem.attention.observe import heads_noted
+from unimem.memory.plan import LayerPlan
+from unimem.memory.state import FREE, Memory, Segment
+from unimem.model.attach import attached
+from unimem.model.context import segment_body
+from unimem.model.supported import head_size
+
+
+def num_parameters(model: PreTrainedModel) -> int:
+    """Count the weights, those of memory included; tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
+    """Give the most that one row remembers while it reads a document of `longest` tokens, in bytes.
+
+    `dtype` is that of keys, values and summaries. Equals the greatest `MemoryBank.bytes_per_row`.
+    """
+    plan, config = attached(model).plan, model.config
+    total = 0
+    measured: list[tuple[LayerPlan, int]] = []
+    for layer in plan.layers.values():
+        alike = [size for other, size in measured if other.options == layer.options]
+        if not alike:
+            alike = [_most_bytes(layer, model, longest, dtype)]
+            measured.append((layer, alike[0]))
+        total += alike[0]
+    if plan.soft is not None:
+        kept = plan.soft.soft_segments or -(-longest // plan.segment_length)
+        total += kept * plan.soft.num_soft_tokens * config.hidden_size * dtype.itemsize
+    return total
+
+
+def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
+    """Let a layer's options write and evict heads of one number each, and measure."""
+    memory, heads = attached(model), model.config.num_key_value_heads
+    query_heads = model.config.num_attention_heads
+    length, size = memory.plan.segment_length, head_size(model)
+    weights = {
+        name: torch.zeros(shape)
+        for option in plan.options
+        for name, shape in option.weight_shapes(heads, 1).items()
+    }
+    most = place = 0
+    state = Memory.empty(torch.zeros(1, heads, 1, 1))
+    for start in range(0, longest, length):
+        shown = min(length, longest)
+        body = segment_body(memory.plan, length, torch.device("cpu"), shown)
+        real = body.needs <= longest - start
+        positions = (place + torch.arange(len(real)))[None].where(real, FREE)
+        place += len(real)
+        ones = torch.ones(1, heads, len(real), 1)
+        tokens = Memory(ones, ones, positions)
+        for writing in plan.writings:
+            tokens = writing.annotate(tokens, body.inserted)
+        got = {
+            name: torch.zeros(1, heads_noted(name, query_heads, heads), len(real))
+            for name in plan.observes
+        }
+        segment = Segment(tokens.noted(**got), body.text_at, body.inserted_at, ones, weights)
+        written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
+        state = plan.management.evict(written, len(written) - len(state), segment)
+        slots = (state.positions, *state.notes.values())
+        bytes_held = 2 * state.keys.numel() * size * dtype.itemsize
+        bytes_held += sum(t.numel() * t.element_size() for t in slots)
+        if state.matrix is not None:
+            bytes_held += heads * size * (size + 1) * wide(dtype).itemsize
+        most = max(most, bytes_held)
+        if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
+            break  # fuller than that it never is
+    return most
