@@ -339,7 +339,7 @@ def test_mistakes_are_told_before_anything_starts(search, tmp_path, arguments, m
 
 def test_nothing_of_this_needs_torch(tmp_path):
     code = (
-        "import sys; from unimem.studies import search, trial_runner;"
+        "import sys; from unimem.studies.search import search, trial_runner;"
         f"search.read_search({[*TINY, SIZE, f'output={tmp_path}']!r});"
         "sys.exit('torch' in sys.modules)"
     )
