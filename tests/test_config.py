@@ -34,8 +34,8 @@ def test_choice_by_list():
 def test_command_line_comes_before_the_preset():
     memory = compose("method=unimix", "memory.management=clear_all", "memory.topk=9").memory
     assert memory.label("management") == "clear_all"
-    assert memory.management["clear_all"] == {"size": 10240}
-    assert memory.reading["similarity"]["topk"] == 9
+    assert memory.choice("management")["clear_all"] == {"size": 10240}
+    assert memory.choice("reading")["similarity"]["topk"] == 9
 
 
 def test_knob_of_an_option_not_chosen_is_dropped_with_a_line_unless_it_was_asked_for(caplog):
@@ -60,12 +60,12 @@ def test_a_shared_knob_is_refused_where_nothing_reads(knob, value):
 
 def test_knobs_follow_others_only_while_the_method_is_chosen():
     """Gist keeps as many slots as it writes; InfLLM cuts blocks behind the initial tokens."""
-    assert compose("method=gist", "memory.num_summary=7").memory.management == {"fifo": {"size": 7}}
+    memory = compose("method=gist", "memory.num_summary=7").memory
+    assert memory.choice("management") == {"fifo": {"size": 7}}
     memory = compose("method=infllm", "memory.num_global=9").memory
-    assert memory.reading["block_similarity"]["block_start"] == 9
-    assert compose("method=infllm", "memory.reading=all").memory.reading == {
-        "all": {"crossbatch": 0}
-    }
+    assert memory.choice("reading")["block_similarity"]["block_start"] == 9
+    memory = compose("method=infllm", "memory.reading=all").memory
+    assert memory.choice("reading") == {"all": {"crossbatch": 0}}
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
@@ -84,13 +84,13 @@ def test_a_knob_with_a_default_in_python_has_the_same_in_its_yaml(dimension):
 @pytest.mark.parametrize("layer", [0, 1, 21])
 def test_injection_layer_alone_selects_one_layer(layer):
     config = compose(f"injection_layer={layer}")
-    assert config.memory.label("injection") == "single"
+    assert config.memory.label("injection") == "layers"
     assert list(config.memory.plan(22).layers) == [layer]
 
 
 def test_injection_layer_keeps_soft_tokens():
     memory = compose("method=unimix", "injection_layer=4").memory
-    assert memory.label("injection") == "input+single"
+    assert memory.label("injection") == "input+layers"
     assert list(memory.plan(22).layers) == [4]
 
 
@@ -150,7 +150,7 @@ def test_a_position_scheme_takes_its_knobs():
         (["memory.writing=[direct,model_forward]"], ["memory.injection=input; add it"]),
         (["method=rmt", "memory.bptt_segments=0"], ["memory.bptt_segments=0", "learn nothing"]),
         (["method=longformer", "memory.size=100"], ["memory.size=100", "segment_length=512"]),
-        (["memory.injection=single"], ["injection_layer=N"]),
+        (["memory.injection=single"], ["memory.injection=single is not an option", "layers"]),
         (["memory.topk=[1,2]"], ["memory.topk=[1, 2] has 2 entries for 1 layer with"]),
         (["memory.management=[fifo,unbounded]"], ["one management"]),
         (["memory.reading=[none,all]"], ["mixes none"]),
@@ -311,6 +311,7 @@ SAME = [
      ["memory.threshold=0.0", "memory.metric=cosine"]),
     (["memory.injection.layers=[3]"], ["memory.injection.layers=[3 ]"]),
     (["memory.injection.layers=[3]"], ["memory.injection.layers=3"]),
+    (["memory.injection.layers=[3]"], ["injection_layer=3"]),
     (["memory.injection.layers=[5,3]"], ["memory.injection.layers=[3, 5, 5]"]),
     (["memory.reading=[position,similarity]"], ["memory.reading=[similarity,position]"]),
 ]  # fmt: skip
@@ -318,7 +319,7 @@ SAME = [
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_equal_settings_are_recorded_alike(one, other):
-    assert resolve(compose_node("train", one)) == resolve(compose_node("train", other))
+    assert compose(*one).record() == compose(*other).record()
     assert compose(*one) == compose(*other)
 
 

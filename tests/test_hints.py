@@ -68,6 +68,7 @@ def test_nothing_absurd_is_suggested(given):
 
 def test_injection_layer_goes_with_soft_tokens_and_a_method():
     assert compose("method=unimix", "injection_layer=2").memory.injection.keys() == {
-        "single", "input"
+        "layers", "input"
     }  # fmt: skip
-    assert compose("injection_layer=2", "memory.injection=single").injection_layer == 2
+    memory = compose("injection_layer=2", "memory.injection=layers").memory
+    assert memory.injection == {"layers": [2]}

@@ -25,6 +25,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -98,7 +99,6 @@ class Config(Settings):
     study: Name
     name: Name | None
     resume: Resume
-    injection_layer: Place | None
     method: MethodSettings
     memory: MemorySettings
     model: ModelSettings
@@ -107,6 +107,10 @@ class Config(Settings):
     evaluation: EvaluationSettings
     logger: LoggerSettings
     attention: AttentionSettings = AttentionSettings()
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as plain values, as a run records them: those that were set."""
+        return self.model_dump(exclude_unset=True)
 
     def num_layers(self) -> int | None:
         """Say how many layers the model has, if that is known before it is loaded."""
@@ -330,7 +334,7 @@ def _contradictions(given: Sequence[Override]) -> Iterator[str]:
         if other is not None and not other.is_delete():
             value = other.value()
             chosen = value if isinstance(value, list) else [value]
-            if key != "memory.injection" or not {*map(str, chosen)} <= {"single", "input"}:
+            if key != "memory.injection" or not {*map(str, chosen)} <= {"layers", "input"}:
                 yield (
                     f"{layer.input_line} puts memory into one layer, and {other.input_line} into "
                     "others: leave one of them out"
@@ -480,16 +484,7 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(_report([f"{key} must stay, with its settings" for key in gone]))
     if "preset" in values:
         raise ConfigError("preset: a method's file sets its budgets under memory:, without preset:")
-    memory = values["memory"]
     _follow(values)
-    layer = values["injection_layer"]
-    if layer is not None:
-        at_input = {k: v for k, v in memory["injection"].items() if k == "input"}
-        memory["injection"] = {"single": layer, **at_input}
-    elif "single" in memory["injection"]:
-        raise ConfigError(
-            "memory.injection=single needs injection_layer=N, the layer counted from 0"
-        )
     return canonical(values)
 
 
@@ -516,7 +511,15 @@ def _follow(values: dict[str, Any]) -> None:
     if data.get("tokenizer", "") is None:
         data["tokenizer"] = model.get("tokenizer", "bpe")
     layers = memory.pop("layers", None)
-    if "layers" in memory["injection"]:
+    if (layer := values.pop("injection_layer", None)) is not None:
+        try:
+            one = TypeAdapter(Place).validate_python(as_declared(layer, (Place,)))
+        except ValidationError as error:
+            item = {**error.errors()[0], "loc": ("injection_layer",)}
+            raise ConfigError(_report([describe(item)])) from None
+        at_input = {k: v for k, v in memory["injection"].items() if k == "input"}
+        memory["injection"] = {"layers": [one], **at_input}
+    elif "layers" in memory["injection"]:
         given = memory["injection"]["layers"]
         memory["injection"]["layers"] = layers if given is None else given
     for key, value in unused_knobs(memory).items():

@@ -169,8 +169,8 @@ def _of_group(group: str, dimension: str | None) -> Iterator[Setting]:
         types: dict[str, Any] = {}
         if dimension is not None and file.stem in option_names(dimension):
             types = field_types(dimension, file.stem)
-            if file.stem in ("layers", "single"):
-                yield _injected(file.stem, option, types)
+            if file.stem == "layers":
+                yield from _injected(option, types)
         for path, value, comment in _inherited(file):
             if dimension == "injection" or path.split(".")[0] == dimension:
                 continue
@@ -189,16 +189,18 @@ def _of_group(group: str, dimension: str | None) -> Iterator[Setting]:
             )
 
 
-def _injected(name: str, option: str, types: dict[str, Any]) -> Setting:
-    """Give the setting of an option of memory.injection whose only field has the option's name."""
-    ((_, annotation),) = types.items()
-    return Setting(
-        name="memory.injection.layers" if name == "layers" else "injection_layer",
-        defaults={} if name == "single" else {name: "[0.5]"},
-        meanings={name: "layers with memory"} if name == "layers" else {},
+def _injected(option: str, types: dict[str, Any]) -> Iterator[Setting]:
+    """Yield the settings that name the layers of memory.injection=layers."""
+    (annotation,) = types.values()
+    yield Setting(
+        name="memory.injection.layers",
+        defaults={"layers": "[0.5]"},
+        meanings={"layers": "layers with memory"},
         allowed=in_words((annotation,)),
-        options=(option,) if name == "layers" else (),
+        options=(option,),
     )
+    one = in_words((Place | None,))
+    yield Setting(name="injection_layer", defaults={}, meanings={}, allowed=one, options=())
 
 
 def _files(group: str) -> list[Path]:

@@ -338,8 +338,8 @@ def test_every_method_is_composed_again_from_its_record(method):
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         recorded = resolve(hydra_compose("train", [f"method={method}"]))
     recorded = yaml.safe_load(yaml.safe_dump(recorded))
-    config, values = recompose(recorded, [])
-    assert config == compose(f"method={method}") and values == recorded
+    config = recompose(recorded, [])
+    assert config == compose(f"method={method}") and config.record() == recorded
 
 
 def test_folders_are_new_and_go_when_the_work_fails(tmp_path):

@@ -4,13 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
 from unimem.cli import quickstart as module
 from unimem.cli.quickstart import Training, main, plan, quickstart, train_all
 from unimem.cli.report import write_report
-from unimem.config import compose, resolve
+from unimem.config import compose
 from unimem.paths import config_root
 from unimem.training.run import train
 
@@ -47,9 +45,7 @@ def test_the_two_arms_of_known_truth_differ_in_memory_alone():
 def train_here(folder, name, experiment, *overrides):
     given = [f"experiment={experiment}", f"name={name}", *TINY, *overrides]
     given += [f"output={folder.parent}", f"study={folder.name}"]
-    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
-        node = hydra_compose("train", given)
-    train(compose(*given), resolve(node))
+    train(compose(*given))
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def _result(cell: Made, seed: int) -> dict[str, Any]:
     own |= {"bits_per_byte": None, "tokens_per_second": cell.tokens_per_second}
     return {
         "seed": seed,
-        "memory": {"memory.injection": "none" if plain else "single"},
+        "memory": {"memory.injection": "none" if plain else "layers"},
         "parameters": 100,
         "state_bytes_per_row": 64,
         "tokens_seen": 1000,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unimem.config import compose_node, resolve, validate
+from unimem.config import compose_node, validate
 from unimem.integrity import CHECK, FILES
 from unimem.studies.run.cell_state import write_study
 from unimem.studies.study import expand
@@ -70,4 +70,4 @@ def _train(*overrides: str) -> None:
     with warnings.catch_warnings():
         # Lightning 2.6 uses what torch 2.13 calls deprecated.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        train(validate(node), resolve(node))
+        train(validate(node))

@@ -24,7 +24,7 @@ def test_what_lies_in_a_run_is_no_run(output, tmp_path):
 
 def test_dimensions_are_words_and_settings_are_values(output):
     (row,) = where(collect(output).rows, ["injection_layer=1"])
-    assert row["memory.injection"] == "single"
+    assert row["memory.injection"] == "layers"
     assert row["memory.size"] == 16 and row["data.length"] == 40 and row["method"] == "custom"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from studies.conftest import TINY
 
-from unimem.config import ConfigError, compose, compose_node, resolve
+from unimem.config import ConfigError, compose
 from unimem.data.build import build_corpus
 from unimem.runs import signature as module
 from unimem.runs.signature import (
@@ -18,7 +18,7 @@ from unimem.runs.signature import (
 
 
 def of(*overrides: str, digest: str = "d") -> str:
-    return signature(resolve(compose_node("train", [*TINY, *overrides])), digest)
+    return signature(compose(*TINY, *overrides), digest)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,19 @@ def test_what_can_change_a_number_counts(plain, override):
 
 
 def test_only_the_cell_of_that_name_is_recorded_among_cells(plain):
-    resolved = resolve(compose_node("train", [*TINY]))
-    require_cell("cells", f"a-{plain[:12]}", resolved, "d")
-    require_cell("runs", "a", resolved, "d")
+    cell = compose(*TINY, "study=cells")
+    require_cell(cell, f"a-{plain[:12]}", "d")
+    require_cell(compose(*TINY, "study=runs"), "a", "d")
     for name, digest in (("a", "d"), (f"a-{plain[:12]}", "other"), (plain[:12], "d")):
         with pytest.raises(ConfigError, match="study=cells: .* choose another study"):
-            require_cell("cells", name, resolved, digest)
+            require_cell(cell, name, digest)
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (["injection_layer=-1"], ["injection_layer=1"]),
+        (["injection_layer=1"], ["memory.injection.layers=[1]"]),
         (["injection_layer=0.5"], ["injection_layer=1"]),
         (["memory.injection=layers", "memory.injection.layers=upper_half"],
          ["memory.injection=layers", "memory.injection.layers=[1]"]),
@@ -78,7 +79,7 @@ def test_a_model_folder_counts_by_its_content_and_not_by_its_place(tmp_path):
 
     def started_from(folder) -> str:
         more = ["model=hf", f"model.name={folder}", "model.tokenizer=bpe"]
-        return signature(resolve(compose_node("train", [*overrides, *more])), "d")
+        return signature(compose(*overrides, *more), "d")
 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -3,7 +3,7 @@
 import pytest
 from studies.conftest import BASE, CELLS, TINY
 
-from unimem.config import ConfigError, compose_node, resolve
+from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.runs.signature import data_digest, signature
 from unimem.studies.cells import SweepOptions, lines_of, make_cell, parse, read_options
 
@@ -15,8 +15,8 @@ def options(tmp_path) -> SweepOptions:
 
 def test_a_cell_is_signed_and_has_a_folder_of_its_own(options, tmp_path):
     cell = make_cell("it", TINY, options)
-    recorded = resolve(compose_node("train", TINY))
-    assert cell.signature == signature(recorded, data_digest(cell.config.data))
+    assert cell.config == compose(*TINY)
+    assert cell.signature == signature(cell.config, data_digest(cell.config.data))
     assert (
         cell.folder == tmp_path / "cells" / f"transformer_xl-2x16-markov-s0-{cell.signature[:12]}"
     )

@@ -26,7 +26,7 @@ def test_a_sweep_runs_its_cells_once(sweeps):
     study = json.loads((sweeps.output / "sweep" / "study.json").read_text())
     for entry in study["cells"]:
         result = json.loads((sweeps.output / entry["folder"] / "result.json").read_text())
-        assert entry["label"] == f"injection_layer={result['memory']['memory.layer']}"
+        assert entry["label"] == f"injection_layer={result['memory']['memory.layers'][0]}"
     assert set(sweeps.starts().values()) == {1}
 
     code, out = sweeps.run(*cells)

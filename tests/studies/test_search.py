@@ -87,7 +87,7 @@ def size(config: Config) -> int:
 
 
 def loss(config: Config) -> float:
-    return abs(size(config) - 40) + (config.injection_layer or 0) / 10
+    return abs(size(config) - 40) + config.memory.injection.get("layers", [0])[0] / 10
 
 
 @pytest.fixture(autouse=True)

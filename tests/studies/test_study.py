@@ -29,7 +29,7 @@ def test_the_command_line_comes_before_the_file(tmp_path):
     file = study_file(tmp_path, "study: b\nseed: 7\nvary: {injection_layer: '0,1'}")
     study = expand([*TINY, file, "injection_layer=1", "trainer.max_steps=2,3"])
     assert [cell.label for cell in study.cells] == ["trainer.max_steps=2", "trainer.max_steps=3"]
-    assert {cell.config.injection_layer for cell in study.cells} == {1}
+    assert [cell.config.memory.injection for cell in study.cells] == [{"layers": [1]}] * 2
     assert {cell.config.seed for cell in study.cells} == {7}
     assert study.options.study == "b"
 

@@ -12,7 +12,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from unimem.config import resolve, validate
+from unimem.config import validate
 from unimem.paths import config_root
 from unimem.training.run import train
 
@@ -64,7 +64,7 @@ class Runs:
     def start(self, *more: str, method=XL) -> Path:
         with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
             node = hydra_compose("train", self.overrides(*more, method=method))
-        return train(validate(node), resolve(node))
+        return train(validate(node))
 
     def copy_at(self, run: Path, step: int) -> None:
         """Copy a finished run to here, as if it had been killed after `step`."""

@@ -15,7 +15,7 @@ CASES = {
     "unbounded": {},
     "fifo": {"management": {"fifo": {"size": 12}}},
     "budgets": {"management": {"fifo": {"size": [4, 12]}}, "injection": {"layers": [0, 2]}},
-    "clear_all": {"management": {"clear_all": {"size": 20}}, "injection": {"single": 1}},
+    "clear_all": {"management": {"clear_all": {"size": 20}}, "injection": {"layers": [1]}},
     "none": {**NONE, "injection": {"none": {}}},
     "soft": {"writing": SOFT, "injection": {"input": {}}, **NONE, "bptt_segments": 1},
 }

@@ -10,7 +10,7 @@ import torch
 from training.conftest import metrics, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from unimem.config import compose, compose_node, resolve, validate
+from unimem.config import compose, compose_node, validate
 from unimem.data.build import build_corpus
 from unimem.evaluation.run import evaluate_all
 from unimem.memory.settings import MemorySettings
@@ -92,7 +92,7 @@ def test_a_run_that_trains_nothing_keeps_no_copy_of_a_runs_weights(runs):
     lines = runs.overrides("name=b", "trainer.max_steps=0", method=RMT)
     start = ["model=hf", f"model.name={trained / 'model'}", "model.tokenizer=bpe"]
     node = compose_node("train", [x for x in lines if not x.startswith("model")] + start)
-    read = train(validate(node), resolve(node))
+    read = train(validate(node))
     assert not (read / "model").exists()
     assert weights_folder(read, read_result(read)["config"]) == trained / "model"
     assert weights_folder(trained, read_result(trained)["config"]) == trained / "model"
@@ -185,7 +185,7 @@ def test_weights_are_trained_in_float32_however_they_are_stored(runs, tmp_path, 
     keep = [o for o in runs.overrides("name=a") if not o.startswith("model")]
     said = []
     node = compose_node("train", [*keep, *model, "trainer.max_steps=2"])
-    run = train(validate(node), resolve(node), announce=said.append)
+    run = train(validate(node), announce=said.append)
     assert all(weight.dtype == torch.float32 for weight in weights(run, 2).values())
     result = read_result(run)
     assert (result["precision"], result["weights_dtype"]) == ("32-true", "float32")
@@ -200,7 +200,7 @@ def test_weights_that_are_not_trained_are_read_as_they_are_stored(runs, tmp_path
     found = {}
     for name, more in {"a": (), "b": ("trainer.precision=32-true",)}.items():
         node = compose_node("train", [*keep, *model, f"name={name}", "trainer.max_steps=0", *more])
-        result = read_result(train(validate(node), resolve(node)))
+        result = read_result(train(validate(node)))
         evaluation = result["evaluation"]
         assert evaluation["precision"] == result["precision"]
         assert evaluation["weights_dtype"] == result["weights_dtype"]

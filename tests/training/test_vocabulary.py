@@ -9,7 +9,7 @@ from training.conftest import TINY, XL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unimem.cli.evaluate import evaluate, recompose
-from unimem.config import compose_node, resolve, validate
+from unimem.config import compose_node, validate
 from unimem.data.tokenizer import load_hugging_face
 from unimem.runs.records import read_result
 from unimem.studies.recorded_run import recorded_run
@@ -44,7 +44,7 @@ def text(root, name="texts"):
 
 def start(root, *overrides):
     node = compose_node("train", [*COMMON, f"output={root / 'out'}", *overrides])
-    return train(validate(node), resolve(node))
+    return train(validate(node))
 
 
 def weights_of(root, run):
@@ -127,8 +127,8 @@ def test_unimem_eval_reads_with_the_tokenizer_of_the_weights(made, tmp_path):
     run = made / "out" / "runs" / "text"
     recorded = read_result(run)
     recorded["config"]["data"]["cache"] = str(tmp_path / "cache")
-    config, resolved = recompose(recorded["config"], [], str(run))
-    _, again = evaluate(run, recorded, config, resolved, [], str(tmp_path / "eval"))
+    config = recompose(recorded["config"], [], str(run))
+    _, again = evaluate(run, recorded, config, [], str(tmp_path / "eval"))
     assert not (tmp_path / "cache" / "tokenizers").exists()
     assert (
         again["evaluation"]["scores"]["own"]["nll"]

@@ -125,7 +125,7 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
     overrides = [*settings.overrides, *others]
     try:
         recorded = _read_run(place)
-        config, resolved = _recompose(recorded, settings, overrides)
+        config = _recompose(recorded, settings, overrides)
         if reads_other_data(overrides):
             require_tokenizer(config.data, weights_folder(place, recorded["config"]))
         # What follows imports torch, which takes seconds; a wrong setting must not.
@@ -133,7 +133,7 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
 
         set_up_logging()
         with memory_told("evaluating", lambda: evaluation_knobs(config), "nothing is recorded"):
-            folder, record = evaluate(place, recorded, config, resolved, overrides, settings.output)
+            folder, record = evaluate(place, recorded, config, overrides, settings.output)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -155,7 +155,7 @@ def _read_run(place: Path) -> dict[str, Any]:
 
 def _recompose(
     recorded: dict[str, Any], settings: EvalSettings, overrides: Sequence[str]
-) -> tuple[Config, dict[str, Any]]:
+) -> Config:
     first = [f"evaluation.controls={str(settings.controls).lower()}"]
     if settings.documents is not None:
         if "evaluation.documents" in parse(overrides):
@@ -203,7 +203,6 @@ def evaluate(
     run_folder: Path,
     recorded: dict[str, Any],
     config: Config,
-    resolved: dict[str, Any],
     overrides: Sequence[str],
     output: str | None,
 ) -> tuple[Path, dict[str, Any]]:
@@ -233,7 +232,7 @@ def evaluate(
     other_data = reads_other_data(overrides)
     data = with_tokenizer_of(weights, config.data)
     if other_data:
-        resolved = resolved | {"data": data.model_dump()}
+        config = config.model_copy(update={"data": data})
     corpus = build_corpus(data, train=not other_data)
     if other_data and may_share_documents(recorded["config"]["data"], data.model_dump()):
         logger.warning(
@@ -294,11 +293,10 @@ def evaluate(
             "versions": versions(),
             "commit": git_commit(),
             "machine": machine(),
-            "config": resolved,
+            "config": config.record(),
         }
         write_result(folder, record, [FILE_NAME])
-    about = resolved | {"overrides": list(overrides)}
-    if command := mirror_evaluation(config, about, evaluation, folder, run_folder):
+    if command := mirror_evaluation(config, overrides, evaluation, folder, run_folder):
         say(f"W&B: to send it: {command}")
     return folder, record
 

@@ -24,10 +24,8 @@ Budgets of memory can change beside them.
 """
 
 
-def recompose(
-    recorded: dict[str, Any], overrides: Sequence[str], run: str = "RUN"
-) -> tuple[Config, dict[str, Any]]:
-    """Give a run's configuration with other settings: checked again, and as plain values.
+def recompose(recorded: dict[str, Any], overrides: Sequence[str], run: str = "RUN") -> Config:
+    """Return a run's configuration with other settings, checked again.
 
     Values of the record are taken as they are: no interpolation in them is resolved. Settings that
     the record does not have yet get their defaults.
@@ -65,8 +63,7 @@ def recompose(
             if name not in values[group]:
                 raise ConfigError(_refusal(override, budgets, values, run))
             values[group] = values[group] | {name: override.value()}
-    values = canonical(values)
-    return check(values), values
+    return check(canonical(values))
 
 
 def reads_other_data(overrides: Sequence[str]) -> bool:
@@ -119,7 +116,8 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
     node = compose_node("train", [f"data={kind}", "logger=none"])
     groups = ("data", "evaluation", "trainer", "logger", "attention")
     defaults = resolve(node)
-    return recorded | {name: defaults[name] | recorded.get(name, {}) for name in groups}
+    known = {k: v for k, v in recorded.items() if k != "injection_layer"}  # of earlier versions
+    return known | {name: defaults[name] | recorded.get(name, {}) for name in groups}
 
 
 def _require_plain(override: Override, run: str) -> None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from unimem.cli import Shown, say
 from unimem.cli.command import launch
-from unimem.config import ConfigError, resolve, validate
+from unimem.config import ConfigError, validate
 from unimem.runs.continued import FinishedRunError
 from unimem.training.early import require_startable
 from unimem.words import system_error
@@ -22,7 +22,7 @@ def main() -> None:
 
 def run(node: DictConfig) -> None:
     """Check the settings, train, and print what was found; tell a mistake without a traceback."""
-    config, resolved = validate(node), resolve(node)
+    config = validate(node)
     require_startable(config)
     # torch and lightning take seconds; a wrong setting must not.
     from lightning.pytorch.utilities import rank_zero_only
@@ -34,7 +34,7 @@ def run(node: DictConfig) -> None:
 
     set_up_logging()
     try:
-        folder = train(config, resolved, announce=say)
+        folder = train(config, announce=say)
     except FinishedRunError as error:
         given = HydraConfig.get().overrides.task
         raise ConfigError(f"{error}\n{train_on(error.folder, given)}") from None

@@ -340,8 +340,6 @@ def build(dimension: str, choice: Choice, place: int = 0, count: int | None = No
 
 
 def _flat_name(dimension: str, name: str, loc: list[str]) -> str:
-    if name == "single":
-        return "injection_layer"
     return f"memory.{dimension}.{name}" if dimension == "injection" else f"memory.{'.'.join(loc)}"
 
 
@@ -357,13 +355,13 @@ def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:
         return tuple(sorted({max(0, layer) for layer in layers}))
     lacking = [layer for layer in layers if not 0 <= layer < num_layers]
     if lacking:
-        key = next((key for key in ("single", "layers") if key in choice), None)
-        name = {"single": "injection_layer", "layers": "memory.injection.layers"}.get(key or "")
-        given = option_fields("injection", key, choice[key]).popitem()[1] if key else lacking
+        given = choice.get("layers", lacking)
+        one = isinstance(given, list) and len(cast(list[Any], given)) == 1
+        setting = f"injection_layer={given[0]}" if one else f"memory.injection.layers={given}"
         last = num_layers - 1
         raise PlanError(
             [
-                f"{name or 'memory.injection'}={given} but the model has "
+                f"{setting} but the model has "
                 f"{counted(num_layers, 'layer')} (0..{last}); layers count from 0: for example "
                 f"injection_layer={last}, "
                 f"memory.injection.layers={sorted({last // 2, last})}, or at any depth "

@@ -51,22 +51,6 @@ class MemorySettings(BaseModel):
     bptt_segments: Annotated[int, Field(ge=0)] = 0
     device: Literal["model", "cpu"] = "model"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _spell_out(cls, given: Any) -> Any:
-        """Give each chosen option the knobs of its fields' names."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(cast(dict[str, Any], given))
-        for dimension in DIMENSIONS:
-            if isinstance(chosen := values.get(dimension), dict):
-                choice = cast(dict[str, Any], chosen)
-                values[dimension] = {
-                    name: spelled_out(dimension, name, fields, values)
-                    for name, fields in choice.items()
-                }
-        return values
-
     @model_validator(mode="after")
     def _options_fit(self) -> MemorySettings:
         for dimension in DIMENSIONS:
@@ -95,13 +79,17 @@ class MemorySettings(BaseModel):
 
     def unused(self) -> dict[str, Any]:
         """Give the knobs that are set, and that nothing chosen takes, with their values."""
-        own = {key: getattr(self, key) for key in self.model_fields_set}
-        found = unused_knobs(own | (self.model_extra or {}))
+        found = unused_knobs(self._set())
         return {key: value for key, value in found.items() if value != usual(key)}
 
+    def _set(self) -> dict[str, Any]:
+        own = {key: getattr(self, key) for key in self.model_fields_set}
+        return own | (self.model_extra or {})
+
     def choice(self, dimension: str) -> Choice:
-        """Give the chosen options of a dimension."""
-        return getattr(self, dimension)
+        """Return the chosen options of a dimension, each with its fields."""
+        given, knobs = getattr(self, dimension), self._set()
+        return {name: spelled_out(dimension, name, own, knobs) for name, own in given.items()}
 
     def label(self, dimension: str | None = None) -> str:
         """Say the choice of one dimension (`position+similarity`), or all four in a line."""
@@ -134,7 +122,7 @@ class MemorySettings(BaseModel):
 
     def layers(self, num_layers: int | None) -> tuple[int, ...]:
         """Give the indices of the layers with memory. Raises `PlanError` as `injected_layers`."""
-        return injected_layers(self.injection, num_layers)
+        return injected_layers(self.choice("injection"), num_layers)
 
     def plan(self, num_layers: int | None) -> MemoryPlan:
         """Build the options for a model of `num_layers` layers. Raises `PlanError`.
@@ -242,8 +230,8 @@ def spelled_out(dimension: str, name: str, given: Any, memory: Mapping[str, Any]
 def flat_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
     """Write a recorded node in today's form: each knob once, beside the dimensions.
 
-    Records of earlier versions hold budgets a second time under their options, and null for those
-    that no option takes.
+    Records of earlier versions hold budgets a second time under their options, null for those that
+    no option takes, and one layer with memory as `single`.
     """
     found = dict(memory)
     for dimension in DIMENSIONS:
@@ -251,6 +239,11 @@ def flat_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
             found[dimension] = {name: {} for name in memory[dimension]}
             for fields in memory[dimension].values():
                 found |= {k: v for k, v in fields.items() if k not in memory}
+        elif "single" in memory[dimension]:
+            found[dimension] = {
+                "layers" if k == "single" else k: [v] if k == "single" else v
+                for k, v in memory[dimension].items()
+            }
     unused = unused_knobs(found)
     return {k: v for k, v in found.items() if k not in unused or v is not None}
 

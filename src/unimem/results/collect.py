@@ -213,6 +213,8 @@ def _row(run: RunRecord, root: Path, studies: Sequence[str]) -> Row:
     settings = {key: value for key, value in config.items() if key != "method"}
     row = dict(_flat(settings | {"memory": memory}))
     row |= {key: None for key in COLUMNS if key not in row}
+    layers = result.get("memory", {}).get("memory.layers") or []
+    row["injection_layer"] = layers[0] if len(layers) == 1 else None
     evaluation = "run" in result
     inside = run.folder.parent.name if evaluation else None
     row |= {

@@ -49,7 +49,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[RunFolder]:
+def open_run(config: Config, rank: int) -> Iterator[RunFolder]:
     """Make the run's folder, or with `resume` open it, and hold its lock.
 
     `resume=true` opens a folder that is there; `resume=auto` makes it if it is not. Processes of
@@ -72,7 +72,7 @@ def open_run(config: Config, resolved: dict[str, Any], rank: int) -> Iterator[Ru
         if config.resume and not begun:
             _require_empty(path)
         run = RunFolder(path, begun=begun)
-        record = resolved | {"name": path.name, "resume": False}
+        record = config.record() | {"name": path.name, "resume": False}
         if begun:
             require_same(
                 recorded_config(path),
@@ -140,9 +140,9 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
         path = Path(model.name)
         shape = path.parent.name if path.name == MODEL else path.name
     depth = config.num_layers()
-    layer = [] if config.injection_layer is None else [f"l{config.injection_layer}"]
-    if layer and depth is not None:
-        layer = [f"l{index}" for index in config.memory.layers(depth)]
+    named = config.memory.injection.get("layers", ())
+    one = isinstance(named, list) and len(named) == 1 and isinstance(named[0], int)
+    layer = [f"l{(config.memory.layers(depth) if depth else named)[0]}"] if one else []
     words = [config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"]
     # Names of methods and models may be of others, and hold anything.
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words)).lstrip(".-")[:160]

@@ -7,19 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from unimem.config import ConfigError
+from unimem.config import Config, ConfigError
 from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
 from unimem.integrity import file_sha256
-from unimem.memory.depth import layer_at, layers_at
+from unimem.memory.depth import layers_at
 from unimem.memory.plan import DIMENSIONS, option_class
 from unimem.paths import own_config
 from unimem.runs.continued import WITHOUT_EFFECT
 from unimem.runs.folder import MODEL
-from unimem.settings import ModelSettings, known_layers
 
 CELLS = "cells"
 """The folder under `output` that holds the runs of all studies."""
@@ -27,14 +24,14 @@ CELLS = "cells"
 _CODE = ("memory", "attention", "model", "data", "training", "evaluation")
 
 
-def signature(resolved: dict[str, Any], data_digest: str) -> str:
-    """Give the sha256 of all that decides a run's numbers.
+def signature(config: Config, data_digest: str) -> str:
+    """Return the sha256 of all that decides a run's numbers.
 
     Args:
-        resolved: the settings as a run records them.
+        config: the run's settings.
         data_digest: `Corpus.digest` of the run's corpus.
     """
-    settings = _without(_by_index(resolved), WITHOUT_EFFECT)
+    settings = _without(_by_index(config), WITHOUT_EFFECT)
     settings["memory"] = _one_for_all(settings["memory"])
     model = settings["model"]
     if model["kind"] == "pretrained":
@@ -46,12 +43,12 @@ def signature(resolved: dict[str, Any], data_digest: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def require_cell(study: str, name: str, resolved: dict[str, Any], data_digest: str) -> None:
+def require_cell(config: Config, name: str, data_digest: str) -> None:
     """Refuse a run among the cells of sweeps that is not the cell of its name.
 
     Raises `ConfigError`.
     """
-    if study == CELLS and not name.endswith(f"-{signature(resolved, data_digest)[:12]}"):
+    if config.study == CELLS and not name.endswith(f"-{signature(config, data_digest)[:12]}"):
         raise not_a_cell(name)
 
 
@@ -64,18 +61,13 @@ def not_a_cell(name: str | None) -> ConfigError:
     )
 
 
-def _by_index(resolved: dict[str, Any]) -> dict[str, Any]:
+def _by_index(config: Config) -> dict[str, Any]:
     """Name layers by their indices where the model's depth is known, however they were named."""
-    depth = known_layers(TypeAdapter(ModelSettings).validate_python(resolved["model"]))
-    if depth is None:
-        return resolved
-    memory, layer = resolved["memory"], resolved["injection_layer"]
-    injection = dict(memory["injection"])
-    if "layers" in injection:
+    record, depth = config.record(), config.num_layers()
+    injection = record["memory"]["injection"]
+    if depth is not None and "layers" in injection:
         injection["layers"] = list(layers_at(injection["layers"], depth))
-    if "single" in injection:
-        injection["single"] = layer = layer_at(layer, depth)
-    return resolved | {"injection_layer": layer, "memory": memory | {"injection": injection}}
+    return record
 
 
 def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from unimem.config import (
     Name,
     compose_node,
     parse_overrides,
-    resolve,
     validate,
 )
 from unimem.interpolation import guarded
@@ -99,7 +98,7 @@ class Draft:
                 raise ConfigError(problem) from None
         if not problem:
             self.require_vocabulary()
-        identity = signature(resolve(self.node), digest)
+        identity = signature(self.config, digest)
         started_from = None if self.base is None else self.base.first().config.model
         name = f"{readable_name(self.config, started_from)}-{identity[:12]}"
         return Cell(

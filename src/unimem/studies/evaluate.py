@@ -29,6 +29,8 @@ def inherit(base: Cell, own: Combination) -> Combination:
         replaced += ("injection_layer", "memory")
     elif any(under(key, ("memory.injection",)) for key in new):
         replaced += ("injection_layer",)
+    elif "injection_layer" in new:
+        replaced += ("memory.injection",)
     kept = {
         key: line
         for key, line in given.items()

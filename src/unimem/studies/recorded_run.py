@@ -69,10 +69,9 @@ def overrides_of(recorded: dict[str, Any]) -> list[str]:
     lines = [f"method={method if known else 'custom'}", f"data={recorded['data']['kind']}"]
     if model["kind"] == "pretrained":
         lines += ["model=hf", f"model.name={literal(model['name'])}"]
-    if recorded["injection_layer"] is not None:
-        lines.append(f"injection_layer={recorded['injection_layer']}")
     composed = _composed(lines)
-    recorded = recorded | {"memory": flat_knobs(recorded["memory"])}
+    recorded = {k: v for k, v in recorded.items() if k != "injection_layer"}  # of earlier versions
+    recorded["memory"] = flat_knobs(recorded["memory"])
     choices = {dimension: recorded["memory"][dimension] for dimension in DIMENSIONS}
     others = {d: x for d, x in choices.items() if set(x) != set(composed["memory"][d])}
     if others:
@@ -82,8 +81,7 @@ def overrides_of(recorded: dict[str, Any]) -> list[str]:
     for line in _differing(recorded, composed):
         if line.partition("=")[0] not in names:
             raise ConfigError(f"this version has no such setting: {line}")
-        if not line.startswith("memory.injection.single="):  # injection_layer says it
-            lines.append(line)
+        lines.append(line)
     if different := _differing(recorded, _composed(lines)):
         raise ConfigError(f"this version cannot be set to {', '.join(different)}")
     return lines

@@ -53,19 +53,19 @@ class RunLogger(Protocol):
 
 
 def make_loggers(
-    config: Config, folder: Path, resolved: dict[str, Any], facts: dict[str, Any]
+    config: Config, folder: Path, record: dict[str, Any], facts: dict[str, Any]
 ) -> list[RunLogger]:
     """Start the loggers that the settings name; a package is imported only if it is needed.
 
     Args:
         config: the run's settings.
         folder: the run's folder.
-        resolved: the settings as the run records them.
+        record: the settings as the run records them.
         facts: what else to filter and group runs by, as `parameters` and `commit`.
     """
     settings, made = config.logger, []
     if settings.mode != "disabled":
-        shown = wandb_config(config, resolved) | facts
+        shown = wandb_config(config, record) | facts
         name, tags = folder.name, run_tags(config)
         made.append(WandbLogger(settings, folder, config.study, "train", name, shown, tags))
     if settings.csv:
@@ -114,15 +114,14 @@ def eval_values(evaluation: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def wandb_config(config: Config, resolved: dict[str, Any]) -> dict[str, Any]:
-    """Give a run's settings, nested, each once; W&B shows `memory.topk` for topk under memory.
+def wandb_config(config: Config, record: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings, nested, each once; W&B shows `memory.topk` for topk under memory.
 
-    An option of memory is its name, its budgets lie beside it: recorded settings hold a budget
-    twice, under its option and by itself.
+    An option of memory is its name, and its budgets lie beside it.
     """
     flat = config.memory.flat(config.num_layers())
     memory = {key.removeprefix("memory."): value for key, value in flat.items()}
-    return resolved | {"memory": memory | {"device": config.memory.device}}
+    return record | {"memory": memory | {"device": config.memory.device}}
 
 
 def run_tags(config: Config) -> list[str]:
@@ -153,7 +152,7 @@ def describe_wandb(settings: LoggerSettings) -> str | None:
 
 def mirror_evaluation(
     config: Config,
-    resolved: dict[str, Any],
+    overrides: Sequence[str],
     evaluation: dict[str, Any],
     folder: Path,
     run_folder: Path,
@@ -166,14 +165,15 @@ def mirror_evaluation(
 
     Args:
         config: the settings it was read with.
-        resolved: the same as plain values; with `run`, `overrides` and the like beside them.
+        overrides: what was changed of the run's settings.
         evaluation: what `evaluate_all` gave.
         folder: the evaluation's own folder.
         run_folder: the folder of the run whose weights were read.
     """
     if config.logger.mode == "disabled":
         return None
-    shown = wandb_config(config, resolved) | {"evaluated_run": run_folder.name}
+    also = {"evaluated_run": run_folder.name, "overrides": list(overrides)}
+    shown = wandb_config(config, config.record()) | also
     name = f"{run_folder.name}/{folder.name}"
     tags = run_tags(config)
     run = WandbLogger(config.logger, folder, config.study, "eval", name, shown, tags)

@@ -90,8 +90,8 @@ Announce = Callable[[str], None]
 """Takes what a user wants to read about the run."""
 
 
-def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.info) -> Path:
-    """Train, read held-out documents, and give the run's folder; `resolved` is what it records.
+def train(config: Config, announce: Announce = logger.info) -> Path:
+    """Train, read held-out documents, and return the run's folder.
 
     The folder then holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model/` and, last of
     all, `result.json`. With `resume=true` the run goes on from its newest whole checkpoint, as if
@@ -104,11 +104,11 @@ def train(config: Config, resolved: dict[str, Any], announce: Announce = logger.
     rank = rank_of(os.environ)
     rank_zero_only.rank = rank  # which Lightning reads from other variables
     place = Path(config.output) / config.study / (config.name or "")
-    with StopSignals() as stop, unwritten_told(place), open_run(config, resolved, rank) as folder:
+    with StopSignals() as stop, unwritten_told(place), open_run(config, rank) as folder:
         if folder.finished:
             announce(f"{folder.path} is finished; there is nothing to continue")
             return folder.path
-        _Run(config, resolved, folder, stop, announce if rank == 0 else _silent).to_the_end()
+        _Run(config, folder, stop, announce if rank == 0 else _silent).to_the_end()
         return folder.path
 
 
@@ -118,12 +118,12 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        resolved: dict[str, Any],
         folder: RunFolder,
         stop: StopSignals,
         announce: Announce,
     ):
-        self.resolved, self.stop, self.announce = resolved, stop, announce
+        self.asked, self.record = config, config.record()
+        self.stop, self.announce = stop, announce
         self.folder, self.path = folder, folder.path
         self.began = time.perf_counter()
         settings = config.trainer
@@ -133,10 +133,10 @@ class _Run:
         seed_everything(config.seed, verbose=False)
         with memory_told("building the corpus", lambda: CORPUS_KNOBS, "nothing was trained"):
             self.corpus = build_corpus(config.data)
-        require_cell(config.study, self.path.name, resolved, self.corpus.digest)
+        require_cell(config, self.path.name, self.corpus.digest)
         self.checkpoint = newest_valid(self.path / CHECKPOINTS)
         if self.checkpoint is not None:
-            require_same_run(self.checkpoint, self.corpus.digest, settings_digest(resolved))
+            require_same_run(self.checkpoint, self.corpus.digest, settings_digest(self.record))
         if isinstance(config.model, PretrainedModel):
             require_vocabulary(config.model.name, self.corpus, config.data)
         self.config = _with_steps(config, self.corpus.train)
@@ -281,7 +281,7 @@ class _Run:
             "commit": git_commit(),
             "versions": versions(),
         }
-        return make_loggers(self.config, self.path, self.resolved, facts)
+        return make_loggers(self.config, self.path, self.record, facts)
 
     def validation(
         self, metrics: Metrics, sinks: list[Sink], file: MetricsFile
@@ -321,7 +321,7 @@ class _Run:
         callbacks: list[Callback] = [
             metrics,
             *([] if validation is None else [validation]),
-            ProcessState(self.corpus.digest, settings_digest(self.resolved), file, self.announce),
+            ProcessState(self.corpus.digest, settings_digest(self.record), file, self.announce),
             Checkpoints(self.path / CHECKPOINTS, settings, self.stop),
         ]
         if on_terminal():
@@ -367,7 +367,7 @@ class _Run:
     def result(self, metrics: Metrics, steps: int, validation: Validation | None) -> dict[str, Any]:
         """Save the model, read held-out documents, and put everything together."""
         weights = self.chosen_weights(steps, validation)
-        model = weights_folder(self.path, self.resolved)
+        model = weights_folder(self.path, self.record)
         if model == self.path / MODEL:
             with writing(model):
                 self.model.save_pretrained(model)
@@ -388,7 +388,7 @@ class _Run:
             "name": self.path.name,
             "study": self.config.study,
             "seed": self.config.seed,
-            "signature": signature(self.resolved, self.corpus.digest),
+            "signature": signature(self.asked, self.corpus.digest),
             "method": self.config.method.name,
             "memory": self.config.memory.flat(self.model.config.num_hidden_layers),
             "steps": steps,
@@ -416,7 +416,7 @@ class _Run:
             "machine": machine(),
             "slurm_job": slurm_job(os.environ),
             "config_dir": None if (own := own_config()) is None else str(own),
-            "config": self.resolved | {"name": self.path.name},
+            "config": self.record | {"name": self.path.name},
         }
 
     def chosen_weights(self, steps: int, validation: Validation | None) -> dict[str, Any]:
