@@ -25,7 +25,7 @@ ALLOWED = {
     "hints": {"reference"},
     "reference": {"config", "memory", "paths", "settings"},
     "config": {
-        "memory", "data", "paths", "settings", "overrides", "words", "hints", "yaml_file",
+        "config", "memory", "data", "paths", "settings", "overrides", "words", "hints", "yaml_file",
         "interpolation",
     },
     "attention": {"attention", "memory"},

@@ -57,7 +57,7 @@ def test_only_the_cell_of_that_name_is_recorded_among_cells(plain):
     ("one", "other"),
     [
         (["injection_layer=-1"], ["injection_layer=1"]),
-        (["injection_layer=1"], ["memory.injection.layers=[1]"]),
+        (["injection_layer=1"], ["memory.injection=layers", "memory.injection.layers=[1]"]),
         (["injection_layer=0.5"], ["injection_layer=1"]),
         (["memory.injection=layers", "memory.injection.layers=upper_half"],
          ["memory.injection=layers", "memory.injection.layers=[1]"]),
