@@ -42,7 +42,7 @@ ALIASES = {
 
 
 def unknown_setting(key: str, known: Sequence[str], chosen: Mapping[str, Sequence[str]]) -> str:
-    """Say where a setting belongs that is not there, or which one was meant.
+    """Return where a setting belongs that is not there, or which one was meant.
 
     Args:
         key: as it was given.
@@ -83,7 +83,7 @@ def in_groups(options: Sequence[str]) -> list[str]:
 
 
 def unknown_option(group: str, name: str, options: Sequence[str]) -> str:
-    """Say which option of a group was meant, and which there are."""
+    """Return which option of a group was meant, and which there are."""
     close = difflib.get_close_matches(name.lower(), options, 2, 0.6)
     close += [x for x in options if x not in close and len(name) > 2 and x.startswith(name.lower())]
     meant = f"did you mean {' or '.join(close[:2])}? " if close else ""
@@ -97,7 +97,7 @@ def unknown_option(group: str, name: str, options: Sequence[str]) -> str:
 
 
 def close_settings(key: str, known: Sequence[str], most: int = 2) -> list[str]:
-    """Give the settings that a name may mean, the best first; none if none is near."""
+    """Return the settings that a name may mean, the best first; none if none is near."""
     names = dict.fromkeys(known)
     last = key.rpartition(".")[2].lower()
     group = key.rpartition(".")[0]
@@ -110,7 +110,7 @@ def close_settings(key: str, known: Sequence[str], most: int = 2) -> list[str]:
 
 
 def _likeness(key: str, name: str) -> float:
-    """Say how much a name is like a setting's, from 0 to 1; where it stands counts little."""
+    """Return how much a name is like a setting's, from 0 to 1; where it stands counts little."""
     group, _, last = key.rpartition(".")
     own_group, _, own = name.rpartition(".")
     near = 0.05 if group == own_group else 0.0
@@ -129,6 +129,6 @@ def _likeness(key: str, name: str) -> float:
 
 
 def _abbreviates(short: str, long: str) -> bool:
-    """Say whether all letters of `short` stand in `long`, in their order."""
+    """Whether all letters of `short` stand in `long`, in their order."""
     letters = iter(long)
     return all(letter in letters for letter in short)

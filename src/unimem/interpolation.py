@@ -70,7 +70,7 @@ def require_readable(node: Any) -> None:
 
 
 def _calls(value: Any, place: str = "") -> Iterator[str]:
-    """Give the places of texts that may call a resolver."""
+    """Return the places of texts that may call a resolver."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _calls(entry, f"{place}[{key}]")

@@ -76,7 +76,7 @@ def shown(text: str, most: int = 200) -> str:
 
 
 def secret(line: str) -> str | None:
-    """Give the name of a key, token or password that an argument holds; None if it holds none."""
+    """Return the name of a key, token or password that an argument holds; None if it holds none."""
     found = _SECRET.search(line)
     return found and found["name"]
 
@@ -90,7 +90,7 @@ _SECRET = re.compile(
 
 
 def _refusal(line: str) -> str | None:
-    """Say why an argument is not even parsed; None if it can be."""
+    """Return why an argument is not even parsed; None if it can be."""
     if name := secret(line):
         return (
             f"{name}: a key, token or password is not a setting, and its value is not kept; give "
@@ -112,7 +112,7 @@ def _refusal(line: str) -> str | None:
 
 
 def _depth(line: str) -> int:
-    """Say how many brackets are open at most."""
+    """Return how many brackets are open at most."""
     depth = most = 0
     for character in line:
         depth = depth + 1 if character in "([{" else depth - (character in ")]}")
@@ -146,7 +146,7 @@ def _name(line: str) -> str:
 
 
 def _how_to_write(line: str) -> str:
-    """Say how to write an override that Hydra's grammar refuses."""
+    """Return how to write an override that Hydra's grammar refuses."""
     key, separator, value = (part.strip() for part in line.partition("="))
     if not separator or not re.fullmatch(r"[+~]*[\w./@:-]+", key, re.ASCII):
         return f"'{shown(line)}' is not a setting; write name=value, without spaces around the ="

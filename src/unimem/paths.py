@@ -8,7 +8,7 @@ CONFIG_DIR = "UNIMEM_CONFIG_DIR"
 
 
 def config_root() -> Path:
-    """Give the folder that holds `conf/` and `sweeps/`."""
+    """Return the folder that holds `conf/` and `sweeps/`."""
     here = Path(__file__).resolve().parent
     for root in (here, here.parents[1]):
         if (root / "conf" / "train.yaml").is_file() and (root / "sweeps").is_dir():
@@ -17,6 +17,6 @@ def config_root() -> Path:
 
 
 def own_config() -> Path | None:
-    """Give the user's own folder of options, laid out as `conf/`, with a .py beside each .yaml."""
+    """Return the user's folder of options, laid out as `conf/`, with a .py beside each .yaml."""
     given = os.environ.get(CONFIG_DIR)
     return Path(given).resolve() if given else None

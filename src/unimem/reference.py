@@ -85,13 +85,13 @@ class Choice:
 
 
 def choices(group: str) -> list[Choice]:
-    """Give the options of a group, those of the user's own folder too."""
+    """Return the options of a group, those of the user's own folder too."""
     return [Choice(group=group, name=file.stem, meaning=_head(file)) for file in _files(group)]
 
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Give all settings, those of a run first."""
+    """Return all settings, those of a run first."""
     found = list(_of_primary("train", ""))
     for dimension in DIMENSIONS:
         found += _of_group(f"memory.{dimension}", dimension)
@@ -103,7 +103,7 @@ def settings() -> tuple[Setting, ...]:
 
 
 def find(name: str) -> list[Setting]:
-    """Give the settings of a name, or of its last part alone: `topk` is `memory.topk`."""
+    """Return the settings of a name, or of its last part alone: `topk` is `memory.topk`."""
     exact = [setting for setting in settings() if setting.name == name]
     if any(not setting.command for setting in exact) or "." in name:
         return exact
@@ -155,7 +155,7 @@ def _of_primary(name: str, command: str) -> Iterator[Setting]:
 
 
 def _allowed(name: str) -> str:
-    """Say which values a setting of `conf/train.yaml` takes."""
+    """Return which values a setting of `conf/train.yaml` takes."""
     if name == "memory.positions":
         return ", ".join(option_names("positions"))
     if name == "memory.limit":
@@ -212,7 +212,7 @@ def _files(group: str) -> list[Path]:
 
 
 def _head(file: Path) -> str:
-    """Give the comment at the head of a file as one sentence or more."""
+    """Return the comment at the head of a file as one sentence or more."""
     lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -223,7 +223,7 @@ def _head(file: Path) -> str:
 
 
 def _inherited(file: Path) -> list[tuple[str, str, str]]:
-    """Give the lines of a file, after those of the file that its defaults name."""
+    """Return the lines of a file, after those of the file that its defaults name."""
     text = file.read_text(encoding="utf-8")
     found: dict[str, tuple[str, str, str]] = {}
     for name in re.findall(r"^  - (\w+)$", text, re.M):
@@ -234,7 +234,7 @@ def _inherited(file: Path) -> list[tuple[str, str, str]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Give name, default and comment of every value in a yaml file of ours."""
+    """Return name, default and comment of every value in a yaml file of ours."""
     above: list[tuple[int, str]] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         found = _LINE.fullmatch(line.rstrip())
@@ -255,7 +255,7 @@ def _default(value: str) -> str:
 
 
 def in_words(annotations: Sequence[Any]) -> str:
-    """Say which values a setting takes."""
+    """Return which values a setting takes."""
     words = [word for annotation in annotations for word in _values(annotation)]
     if "null" in words:
         words = [word for word in words if word != "null"] + ["null"]

@@ -65,7 +65,7 @@ class PretrainedModel(Settings):
     learning_rate: Rate | None = None
 
     def known_layers(self) -> int | None:
-        """Say the number of layers if it is known without the hub.
+        """Return the number of layers if it is known without the hub.
 
         Raises ValueError if config.json cannot be read, or says what no decoder has.
         """
@@ -80,7 +80,7 @@ class PretrainedModel(Settings):
         return self.num_layers
 
     def known_config(self) -> dict[str, Any] | None:
-        """Give the model's own configuration if its folder is here; None if it is not.
+        """Return the model's own configuration if its folder is here; None if it is not.
 
         Raises ValueError if there is a file that cannot be read.
         """
@@ -100,7 +100,7 @@ ModelSettings = Annotated[ScratchModel | PretrainedModel, Field(discriminator="k
 
 
 def known_layers(model: ScratchModel | PretrainedModel) -> int | None:
-    """Say how many layers a model has, if that is known before it is loaded."""
+    """Return how many layers a model has, if that is known before it is loaded."""
     return model.num_layers if isinstance(model, ScratchModel) else model.known_layers()
 
 
@@ -203,7 +203,7 @@ class MethodSettings(Settings):
 
 
 def parts(annotation: Any) -> Iterator[Any]:
-    """Give the types of a union or of a list's entries, without what annotates them."""
+    """Return the types of a union or of a list's entries, without what annotates them."""
     if get_origin(annotation) is Annotated:
         yield from parts(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, UnionType, list):

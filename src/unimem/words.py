@@ -29,7 +29,7 @@ def printable(text: str, *, one_line: bool = False) -> str:
 
 
 def system_error(error: Exception) -> str:
-    """Say an error of the system: the file, why, and on a full disk how much room is left."""
+    """Return an error of the system in words: the file, why, and on a full disk the free space."""
     if not isinstance(error, OSError) or error.errno is None or error.strerror is None:
         return str(error)
     said = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
@@ -75,7 +75,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time in its two largest units, rounded."""
+    """Return a duration in its two largest units, rounded."""
     minutes = seconds / 60
     if minutes < 1:
         return f"{seconds:.0f} s"

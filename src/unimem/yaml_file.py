@@ -61,7 +61,7 @@ def require_bounded(path: Path) -> None:
 
 
 def _unbounded(text: str) -> str:
-    """Say which bound a document is beyond; nothing if it is within all."""
+    """Return which bound a document is beyond; nothing if it is within all."""
     sizes: dict[str, int] = {}  # of anchors
     open_nodes: list[tuple[str | None, int]] = []  # anchor, nodes counted before it
     count = 0

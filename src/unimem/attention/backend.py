@@ -35,7 +35,7 @@ def choose(
     *,
     learns: bool = True,
 ) -> Kernel | None:
-    """Give the kernel for the layers that have a fast form; None for the reference.
+    """Return the kernel for the layers that have a fast form; None for the reference.
 
     `auto` takes the fastest that works, and says once what it took and why. Raises `BackendError`
     if another one is named and cannot run: here, or for what a layer does. A named one need not

@@ -104,7 +104,7 @@ def _attend(
     own = Keys(key, value, (Turn(frame.index, frame.index),), seen, times)
 
     def causal() -> Dense:
-        """Give the segment as a band of all that stands before, which needs no mask."""
+        """Return the segment as a band of all that stands before, which needs no mask."""
         asked, keys = (frame.turn(x, frame.index).to(value.dtype) for x in (query, key))
         return Dense(asked, keys, value, None, key.shape[2])
 
@@ -199,7 +199,7 @@ def _search(
 
 
 def _any_read(query: Tensor, chosen: Selection | None, sparse: Sparse | None) -> Tensor:
-    """Say which queries read anything [B, 1 or H, T, 1]."""
+    """Return which queries read anything [B, 1 or H, T, 1]."""
     anything = query.new_zeros(1, 1, query.shape[2], 1, dtype=torch.bool)
     if chosen is not None:
         anything = anything | chosen.visible.any(-1, keepdim=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def grouped(weighing: "Weighing", memory: Memory, notes: Mapping[str, Tensor]) -> "Weighing":
-    """Give the logits under which one softmax over all tokens is the grouped one.
+    """Return the logits under which one softmax over all tokens is the grouped one.
 
     Landmarks themselves are not seen. `notes` are those of the segment's tokens.
     """
@@ -60,7 +60,7 @@ def grouped(weighing: "Weighing", memory: Memory, notes: Mapping[str, Tensor]) -
 
 
 def _noted(name: str, memory: Memory, notes: Mapping[str, Tensor]) -> Tensor:
-    """Give a note of slots and tokens together [B, N]."""
+    """Return a note of slots and tokens together [B, N]."""
     if not len(memory):
         return notes[name][:, 0]
     return torch.cat([memory.notes[name], notes[name]], -1)[:, 0]

@@ -47,7 +47,7 @@ class Sparse(NamedTuple):
 
 
 def joint(kernel: Kernel, dense: Sequence[Dense], sparse: Sparse | None = None) -> Tensor:
-    """Give the softmax-weighted values [B, H, T, D] over all parts; 0 where a query sees nothing.
+    """Return the softmax-weighted values [B, H, T, D] over all parts; 0 where a query sees nothing.
 
     Memory-efficient in both directions; no second derivative.
     """
@@ -102,7 +102,7 @@ class _Joint(torch.autograd.Function):
 
 
 def _parts(bands: list[int | None], tensors: Sequence[Any]) -> tuple[list[Dense], Sparse | None]:
-    """Tell the tensors of the parts apart."""
+    """Split the flat tensors into those of each part."""
     count = 4 * len(bands)
     dense = [
         Dense(*tensors[4 * i : 4 * i + 4], band)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def _returned(source: Tensor, index: Tensor, weights: Tensor, like: Tensor) -> T
 
 
 def _tables(table: Tensor, index: Tensor, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Give table [M', D], index [R, K] and what else there is of each query [R, ...] as views.
+    """Return table [M', D], index [R, K] and what else there is of each query [R, ...] as views.
 
     On the CPU for each group of heads, so that a table that is part of a buffer is not copied; on a
     GPU all groups as one, so that a kernel starts once.

@@ -11,7 +11,7 @@ from unimem.memory.state import Memory
 
 
 def heads_noted(note: str, heads: int, kv_heads: int) -> int:
-    """Say for how many heads attention is noted under a name, of H query and G key-value heads."""
+    """Return for how many heads attention is recorded under a note's name: H, G or 1."""
     return {"last": 1, "home": heads}.get(note, kv_heads)
 
 

@@ -62,7 +62,7 @@ def within_reach(memory: Memory, plan: LayerPlan) -> tuple[Memory, int]:
 
 
 def first_used(memory: Memory) -> Tensor:
-    """Give the column of the oldest used slot [B, 1 or G, 1]."""
+    """Return the column of the oldest used slot [B, 1 or G, 1]."""
     return memory.used.byte().argmax(-1, keepdim=True)
 
 
@@ -91,7 +91,7 @@ def by_place(near: Memory, plan: LayerPlan, query: Tensor, frame: Frame) -> Sele
 
 
 def split(near: Memory, turns: tuple[Turn, ...], chosen: Selection) -> list[Keys]:
-    """Give the slots chosen by place, apart those into which no gradient enters."""
+    """Return the slots chosen by place, apart those into which no gradient enters."""
     keys, values, (visible, live, times) = near.keys, near.values, chosen
     if chosen.all_live or not keys.requires_grad:
         return [Keys(keys, values, turns, visible, times)]
@@ -104,7 +104,7 @@ def split(near: Memory, turns: tuple[Turn, ...], chosen: Selection) -> list[Keys
 
 
 def _of_groups(said: Tensor, groups: int) -> Tensor:
-    """Say of each key-value head what is said alike of its query heads [B, 1 or H, ...]."""
+    """Return of each key-value head what is said alike of its query heads [B, 1 or H, ...]."""
     return said if said.shape[1] == 1 else said[:, :: said.shape[1] // groups]
 
 
@@ -135,7 +135,7 @@ def placed(
 def band_of(
     plan: LayerPlan, near: Memory, tail: int, frame: Frame, rows: Rows, segment: Hashable
 ) -> int | None:
-    """Give the window if newest slots and segment are one row of tokens seen through one.
+    """Return the window if newest slots and segment are one row of tokens seen through one.
 
     Looks at the places once for all layers of one layout, and keeps in `rows` what it saw.
     """

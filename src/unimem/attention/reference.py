@@ -97,7 +97,7 @@ def weigh(
 def own_links(
     plan: LayerPlan, frame: Frame, seen: Tensor, heads: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Say which tokens of its segment each query sees, and how often each counts, None for once."""
+    """Return which tokens of its segment each query sees, and their multiplicity (None: 1)."""
     if plan.local != "reading":
         return seen, None
     places = frame.positions[:, None]
@@ -136,7 +136,7 @@ def attend(
 
 
 def shares(weighing: Weighing, memory: Memory, plan: LayerPlan, gate: Tensor | None) -> Tensor:
-    """Give the share of each query's attention that falls on slots and tokens [B, H, T, M + T].
+    """Return the share of each query's attention that falls on slots and tokens [B, H, T, M + T].
 
     What is missing to 1 falls on an associative memory.
     """
@@ -202,7 +202,7 @@ def _placed(
     chosen: Selection,
     seen: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Give the logits of slots and tokens under a scheme that places them after the choice."""
+    """Return the logits of slots and tokens under a scheme that places them after the choice."""
     shape = (*query.shape[:3], -1)
     visible = torch.cat([chosen.visible.expand(shape), seen.expand(shape)], -1)
     tokens = Memory(key, key, frame.positions.where(frame.real, FREE))

@@ -49,7 +49,7 @@ class IdentityRotary(nn.Module):
         return self
 
     def forward(self, x: Tensor, position_ids: Tensor) -> Table:
-        """Give the table of no rotation."""
+        """Return the table of no rotation."""
         shape = (1, position_ids.shape[-1], 1)
         return x.new_ones(shape), x.new_zeros(shape)
 
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
     """The layer's own sliding window: a query sees tokens at distance below it; None for all."""
 
     def too_far(self, places: Tensor) -> Tensor:
-        """Say which slots lie beyond the layer's window [B, 1 or G, T, M].
+        """Return which slots lie beyond the layer's window [B, 1 or G, T, M].
 
         places [B, 1 or G, M] are the slots' places in their documents.
         """

@@ -35,7 +35,7 @@ TOP = 512
 def search(
     query: Tensor, keys: Tensor, k: int, open: Tensor, taken: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Give for each query the k slots of largest logit, as constants, in any order.
+    """Return for each query the k slots of largest logit, as constants, in any order.
 
     query [B, H, T, D], keys [B, G, M, D], query heads in groups of H / G. open [B, 1 or G, M] says
     which slots can be chosen; taken [B, 1 or H, T, W] which of the newest W each query must not.
@@ -73,7 +73,7 @@ def _(query: Tensor, keys: Tensor, k: int, open: Tensor, taken: Tensor | None):
 
 
 def _triton() -> bool:
-    """Say whether Triton is there."""
+    """Whether Triton is there."""
     from importlib.util import find_spec
 
     return find_spec("triton") is not None
@@ -169,7 +169,7 @@ def _panel(query: Tensor, keys: Tensor, k: int, hidden: Tensor | None) -> tuple[
 
 
 def _maxima(numbers: Tensor, out: Tensor) -> None:
-    """Give the maxima [ceil(N / FAN), m] of blocks of numbers [N, m]; the last may be cut off."""
+    """Return the maxima [ceil(N / FAN), m] of blocks of numbers [N, m]; the last may be cut off."""
     whole = len(numbers) // FAN
     torch.amax(numbers[: whole * FAN].unflatten(0, (whole, FAN)), 1, out=out[:whole])
     if whole < len(out):
@@ -177,7 +177,7 @@ def _maxima(numbers: Tensor, out: Tensor) -> None:
 
 
 def _largest(numbers: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Give the k largest of each row's numbers [m, C], and their names, in any order."""
+    """Return the k largest of each row's numbers [m, C], and their names, in any order."""
     best, place = numbers.topk(k, 1, sorted=False)
     return best, names.gather(1, place)
 

@@ -30,7 +30,7 @@ LOWEST = torch.finfo(torch.float32).min
 def search(
     query: Tensor, keys: Tensor, k: int, open: Tensor, taken: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Give the k' = min(k, M) slots of the largest query . key, in any order, and these logits.
+    """Return the k' = min(k, M) slots of the largest query . key, in any order, and these logits.
 
     query [B, H, T, D] and keys [B, G, M, D] are of one floating type, on a CUDA device (or on the
     CPU under TRITON_INTERPRET=1); query heads share key-value heads in runs of H / G. `open`
@@ -69,7 +69,7 @@ def search(
 
 
 def _two_passes(given: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give indices and logits [B, G, R, k], and which rows [B, G, R] must be searched again."""
+    """Return indices and logits [B, G, R, k], and which rows [B, G, R] must be searched again."""
     query, keys, open, taken = given
     if knobs.runtime.interpret and query.dtype == torch.bfloat16:
         query, keys = query.float(), keys.float()  # it would multiply their bit patterns
@@ -97,7 +97,7 @@ def _two_passes(given: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _tile(k: int, D: int, size: int) -> dict[str, int]:
-    """Give the shape of a tile of numbers of `size` bytes; constants, to spare a search for it."""
+    """Return the shape of a tile of numbers of `size` bytes; constants, not autotuned."""
     # Four classes for each slot wanted: at k = 32 of random keys 36 slots reach the bound.
     BN = max(64, 1 << (4 * k - 1).bit_length())
     # Tensor cores take long rows, and on Hopper 64 of them for each four warps. Exact float32
@@ -131,7 +131,7 @@ def _pass(
     BEST, BOUND, SLOTS, COUNT, QUERY, KEY, OPEN, TAKEN, q_by, k_by, o_by, t_by, G, T, R, M, FIRST,
     D: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Give the BEST score of each class; or, with BOUND, of the first BN slots that reach it."""
+    """Return the BEST score of each class; or, with BOUND, of the first BN slots that reach it."""
     pair = tl.program_id(1)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     real = row < R

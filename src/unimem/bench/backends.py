@@ -57,7 +57,7 @@ def compare_backends(
 
 
 def _gradient(model: PreTrainedModel, settings: BenchSettings, slots: int) -> Tensor:
-    """Give the gradients of all weights after a full memory, as one vector in float32."""
+    """Return the gradients of all weights after a full memory, as one vector in float32."""
     bank = filled_bank(model, Clustered(), rows=settings.batch_size, size=slots, seed=settings.seed)
     cast(nn.Module, model).train()
     make_step(model, bank, settings.segment_length, settings.seed + 1).both()

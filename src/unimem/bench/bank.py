@@ -17,7 +17,7 @@ from unimem.model.supported import head_size
 
 
 def random_ids(vocabulary: int, *shape: int, seed: int) -> Tensor:
-    """Give token ids, the same for the same seed."""
+    """Return token ids, the same for the same seed."""
     return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,7 +31,7 @@ def filled_bank(
     seed: int,
     dtype: torch.dtype | None = None,
 ) -> MemoryBank:
-    """Give the bank of documents of which `size` tokens went by, as the attached memory keeps them.
+    """Return the bank after `size` tokens of each document, as the attached memory keeps them.
 
     Layers write and evict keys of `source` and random values, in order, as if a model had computed
     them; notes of attention are random. What the last layer makes of a segment (soft tokens) is of
@@ -112,7 +112,7 @@ def _written(
 
 
 def _at_once(plan: LayerPlan) -> bool:
-    """Say whether a text written as one segment leaves what it leaves segment by segment."""
+    """Whether a text written as one segment leaves what it leaves segment by segment."""
     direct = all(w.every_token and not w.needs_surprise for w in plan.writings)
     return direct and not plan.observes and plan.management.oldest_first
 
@@ -131,12 +131,12 @@ def _attention(
 
 
 def _own_weights(layers: torch.nn.ModuleDict, layer: int) -> dict[str, Tensor]:
-    """Give what memory adds to a layer's weights, by the names that its options gave."""
+    """Return what memory adds to a layer's weights, by the names that its options gave."""
     return dict(layers[str(layer)].named_parameters()) if str(layer) in layers else {}
 
 
 def slots_held(plan: MemoryPlan, bank: MemoryBank) -> int:
-    """Say how many slots the fullest row of the fullest layer holds."""
+    """Return how many slots the fullest row of the fullest layer holds."""
     return max(
         (
             int((bank.layers[i].places != FREE).sum(-1).max())

@@ -182,7 +182,7 @@ class Bench:
 
 
 def key_source(keys: str) -> Source:
-    """Give the source of keys that the settings name; a run's model is read for it."""
+    """Return the source of keys that the settings name; a run's model is read for it."""
     if keys == CLUSTERED:
         return Clustered()
     if keys == RANDOM:

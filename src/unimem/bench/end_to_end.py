@@ -26,7 +26,7 @@ ROUNDS = 2
 
 
 def training_batch(model: PreTrainedModel, rows: int, segments: int, seed: int) -> SegmentBatch:
-    """Give S segments of B documents that began earlier, the same for the same seed."""
+    """Return S segments of B documents that began earlier, the same for the same seed."""
     length, device = attached(model).plan.segment_length, model.device
     ids = random_ids(model.config.vocab_size, rows, segments * length, seed=seed).to(device)
     targets = ids.roll(-1, 1)
@@ -45,7 +45,7 @@ def training_step(
     batch: SegmentBatch,
     precision: torch.dtype | None = None,
 ) -> Call:
-    """Give the call that trains one step as `unimem-train` does, each time after the same bank.
+    """Return the call that trains one step as `unimem-train` does, each time after the same bank.
 
     `precision` is autocast's, None for that of the weights.
     """
@@ -116,20 +116,20 @@ class OneDocument:
         return 1
 
     def ids(self, i: int) -> np.ndarray:
-        """Give the token ids."""
+        """Return the token ids."""
         return self.tokens
 
     def length(self, i: int) -> int:
-        """Give the number of tokens."""
+        """Return the number of tokens."""
         return len(self.tokens)
 
     def name(self, i: int) -> str:
-        """Give its name."""
+        """Return its name."""
         return "random"
 
 
 def random_document(model: PreTrainedModel, tokens: int, seed: int) -> OneDocument:
-    """Give a document for a model, the same for the same seed."""
+    """Return a document for a model, the same for the same seed."""
     return OneDocument(random_ids(model.config.vocab_size, tokens, seed=seed).numpy())
 
 

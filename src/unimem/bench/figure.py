@@ -48,7 +48,7 @@ def plot_ratios(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float
 
 
 def _ticks(ratios: list[float]) -> list[float]:
-    """Give round numbers around some ratios and 1, more of them the closer these are."""
+    """Return round numbers around some ratios and 1, more of them the closer these are."""
     low, high = min(1.0, *ratios), max(1.0, *ratios)
     digits = (1, 2, 5) if high / low > 5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     ticks = [digit * 10.0**power for power in range(-2, 4) for digit in digits]

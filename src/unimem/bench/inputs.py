@@ -45,7 +45,7 @@ class Source(Protocol):
     def draw(
         self, *, heads: int, kv_heads: int, slots: int, queries: int, size: int, seed: int
     ) -> Drawn:
-        """Give keys and queries of one row; a function of its arguments alone."""
+        """Return keys and queries of one row; a function of its arguments alone."""
         ...
 
 
@@ -62,7 +62,7 @@ class Clustered:
     def draw(
         self, *, heads: int, kv_heads: int, slots: int, queries: int, size: int, seed: int
     ) -> Drawn:
-        """Give keys and queries of one row; a function of its arguments alone."""
+        """Return keys and queries of one row; a function of its arguments alone."""
         random = Generator().manual_seed(seed)
         scale = 1 / torch.arange(1, size + 1).sqrt()
         scale = scale * math.sqrt(size) / scale.norm()  # a key's squared norm is about its size
@@ -91,7 +91,7 @@ class Gaussian:
     def draw(
         self, *, heads: int, kv_heads: int, slots: int, queries: int, size: int, seed: int
     ) -> Drawn:
-        """Give keys and queries of one row; a function of its arguments alone."""
+        """Return keys and queries of one row; a function of its arguments alone."""
         random = Generator().manual_seed(seed)
         return Drawn(
             torch.randn(kv_heads, slots, size, generator=random),
@@ -120,7 +120,7 @@ class Recorded:
     def draw(
         self, *, heads: int, kv_heads: int, slots: int, queries: int, size: int, seed: int
     ) -> Drawn:
-        """Give keys and queries of one row; a function of its arguments alone."""
+        """Return keys and queries of one row; a function of its arguments alone."""
         known, length, _ = self.keys.shape
         group, known_group = heads // kv_heads, len(self.queries) // known
         random = Generator().manual_seed(seed)
@@ -139,7 +139,7 @@ class Recorded:
         return Drawn(torch.stack(keys), torch.stack(asked))
 
     def _fit(self, head: int, size: int) -> Callable[[Tensor], Tensor]:
-        """Give the map of a key-value head from the model's head size to another."""
+        """Return the map of a key-value head from the model's head size to another."""
         known, _, given = self.keys.shape
         if size == given and head < known:
             return lambda x: x
@@ -160,7 +160,7 @@ def draw_rows(
     seed: int,
     like: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Give keys [B, G, M, D] and queries [B, H, T, D] in the type and on the device of `like`.
+    """Return keys [B, G, M, D] and queries [B, H, T, D] in the type and on the device of `like`.
 
     Rows differ, and so do seeds.
     """
@@ -180,7 +180,7 @@ def draw_rows(
 
 
 def _walk(count: int, length: int, random: Generator) -> Tensor:
-    """Give the cluster of each token in order: that of the one before, or one drawn anew."""
+    """Return the cluster of each token in order: that of the one before, or one drawn anew."""
     weights = 1 / torch.arange(1, count + 1, dtype=torch.float)
     drawn = weights.multinomial(max(1, length), replacement=True, generator=random)[:length]
     moves = torch.rand(length, generator=random) >= STAY
@@ -193,7 +193,7 @@ def _noise(length: int, scale: Tensor, random: Generator) -> Tensor:
 
 
 def _drift(length: int, scale: Tensor, random: Generator) -> Tensor:
-    """Give a smooth curve [length, D]."""
+    """Return a smooth curve [length, D]."""
     knots = torch.randn(1, len(scale), length // DRIFT + 2, generator=random)
     curve = F.interpolate(knots, size=length, mode="linear", align_corners=True)
     return curve[0].T * scale * SPREAD

@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 
 
 def new_record(settings: BenchSettings, device: torch.device, *tables: str) -> Record:
-    """Give a record of empty tables, with all that decides its numbers.
+    """Return a record of empty tables, with all that decides its numbers.
 
     `not_run` has a line for each measurement that there is not, with its reason; `failures` counts
     those whose reason is an error of the program.
@@ -69,5 +69,5 @@ def attempt(record: Record, measure: Callable[[], Found], **about: Any) -> Found
 
 
 def last_reason(record: Record) -> str:
-    """Say why the measurement that was attempted last did not run."""
+    """Return why the measurement that was attempted last did not run."""
     return f"cannot run: {record['not_run'][-1]['reason']}"

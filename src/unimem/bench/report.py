@@ -35,7 +35,7 @@ TITLES = {
 
 
 def tables(record: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """Give a record's tables by name, those that have rows."""
+    """Return a record's tables by name, those that have rows."""
     found = {name: list(record.get(name, [])) for name in TITLES}
     for case in record.get("cases", []):
         found[case["what"]].append(_row(case))
@@ -45,7 +45,7 @@ def tables(record: Mapping[str, Any]) -> dict[str, list[Row]]:
 
 
 def as_lines(record: Mapping[str, Any]) -> str:
-    """Give a record's tables for the terminal."""
+    """Return a record's tables for the terminal."""
     return "\n\n".join(
         f"{TITLES[name]}, {_where(record)}\n{as_text(rows, _columns(rows))}"
         for name, rows in tables(record).items()
@@ -110,7 +110,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def _row(case: Mapping[str, Any]) -> Row:
-    """Give a case's line."""
+    """Return a case's line."""
     if case["what"] == "step":
         row: Row = {"method": case["method"], "memory": case["size"]}
         for mode in ("forward", "both"):
@@ -152,7 +152,7 @@ def _search_row(case: Mapping[str, Any]) -> Row:
 
 
 def _panels(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[int, float]]]]:
-    """Give for each panel its title, and each method's ratio by memory size."""
+    """Return for each panel its title, and each method's ratio by memory size."""
     place = f"{record['shape']}, {record['device']}"
     for title, what, mode in (
         ("forward", "step", "forward"),

@@ -82,6 +82,6 @@ def product_and_topk(query: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tenso
 
 
 def _groups(query: Tensor, keys: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Give the queries [R, D] of each row and group, and their keys [M, D]."""
+    """Return the queries [R, D] of each row and group, and their keys [M, D]."""
     rows = query.unflatten(1, (keys.shape[1], -1)).flatten(2, 3).flatten(0, 1)
     return list(zip(rows, keys.flatten(0, 1), strict=True))

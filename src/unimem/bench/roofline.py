@@ -36,12 +36,12 @@ PEAKS = {
 
 
 def peak_of(name: str) -> Peak | None:
-    """Give what a device can do at best; None for one that is not known here."""
+    """Return what a device can do at best; None for one that is not known here."""
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 def device_peak(device: torch.device) -> Peak | None:
-    """Give what this device can do at best; None if that is not known here."""
+    """Return what this device can do at best; None if that is not known here."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 

@@ -44,7 +44,7 @@ def bench(settings: BenchSettings, announce: Announce) -> Record:
 
 
 def chosen_device(settings: BenchSettings) -> torch.device:
-    """Give the device. Raises `ConfigError` if a GPU is asked for and there is none."""
+    """Return the device. Raises `ConfigError` if a GPU is asked for and there is none."""
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise ConfigError("device=cuda but torch finds no GPU; use auto or cpu")

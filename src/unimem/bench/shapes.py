@@ -27,7 +27,7 @@ class Shape:
     whole: bool
 
     def model(self) -> ScratchModel:
-        """Give the model's settings."""
+        """Return the model's settings."""
         return cast(ScratchModel, compose(*self.overrides, "method=vanilla").model)
 
 
@@ -70,7 +70,7 @@ TINYLLAMA = Shape(
 
 @cache
 def _preset(method: str) -> Config:
-    """Give a method as its preset says, in the model that presets are written for."""
+    """Return a method as its preset says, in the model that presets are written for."""
     return compose(f"method={method}", "model=nano")
 
 
@@ -84,7 +84,7 @@ def configured(
     topk: int | None = None,
     document: bool = False,
 ) -> Config:
-    """Give a method's configuration in a shape, with a memory of `size` tokens where it has one.
+    """Return a method's configuration in a shape, with a memory of `size` tokens where it has one.
 
     None leaves the size of the preset; for 0, a memory that is empty when it is measured, there is
     room for one segment. `topk` replaces that

@@ -36,7 +36,7 @@ class Clock:
 
     @property
     def kind(self) -> str:
-        """Say what is counted."""
+        """Return what is counted."""
         if self.device.type == "cuda":
             return "time on the GPU"
         return "CPU time of the process" if self.threads == 1 else "time on the wall"
@@ -71,7 +71,7 @@ class Clock:
         return times
 
     def peak_bytes(self, call: Call) -> int | None:
-        """Give the most memory that a call holds above what is held before; None if unknown.
+        """Return the most memory that a call holds above what is held before; None if unknown.
 
         To be called after a call that is not counted, so that what stays is there already. On the
         CPU it is the high-water mark of the resident set, which Linux alone can reset.
@@ -139,7 +139,7 @@ def _status(name: str) -> int:
 
 
 def _available() -> int:
-    """Give the bytes of memory that can still be had."""
+    """Return the bytes of memory that can still be had."""
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable") * 1024
 
 

@@ -63,7 +63,7 @@ def measure_tokens(
 
 
 def flops_per_token(model: PreTrainedModel, context: int) -> float:
-    """Give the FLOPs that training takes for a token, attention over `context` tokens counted."""
+    """Return the FLOPs that training takes for a token, attention over `context` tokens counted."""
     config = model.config
     attention = 12 * config.num_hidden_layers * config.hidden_size * context
     return 6 * num_parameters(model) + attention
@@ -121,7 +121,7 @@ def _model(
 def _training(
     model: PreTrainedModel, config: Config, bank: MemoryBank, rows: int, seed: int
 ) -> Call:
-    """Give the call of a training step of so many rows, which all remember the same."""
+    """Return the call of a training step of so many rows, which all remember the same."""
     same = bank.rows(torch.zeros(rows, dtype=torch.long, device=model.device))
     batch = training_batch(model, rows, config.segments_per_step(), seed)
     return training_step(model, config, same, batch, HALF)
@@ -130,12 +130,12 @@ def _training(
 def _training_of(
     model: PreTrainedModel, config: Config, bank: MemoryBank, rows: int, seed: int
 ) -> Call:
-    """Give the call that also makes what a training step of so many rows needs."""
+    """Return the call that also makes what a training step of so many rows needs."""
     return lambda: _training(model, config, bank, rows, seed)()
 
 
 def _fits(call: Call) -> bool:
-    """Say whether there is memory for a call."""
+    """Whether there is memory for a call."""
     try:
         call()
     except (RuntimeError, MemoryError) as error:

@@ -24,7 +24,7 @@ def say(text: object, file: IO[str] | None = None) -> None:
 
 
 def leave(text: object) -> NoReturn:
-    """Say to stderr why the command ends, and end it with exit code 1."""
+    """Print to stderr why the command ends, and end it with exit code 1."""
     sys.exit(printable(system_error(text) if isinstance(text, Exception) else str(text)))
 
 
@@ -32,7 +32,7 @@ class Shown(logging.Formatter):
     """Shows control characters of what is logged as escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         return printable(super().format(record))
 
 

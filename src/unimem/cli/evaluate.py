@@ -206,7 +206,7 @@ def evaluate(
     overrides: Sequence[str],
     output: str | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Load the run's weights and the documents, evaluate, record; give folder and record.
+    """Load the run's weights and the documents, evaluate, record; return folder and record.
 
     Raises ValueError if documents that nobody changed are no longer those of the run, or if the
     weights cannot be loaded or do not fit.
@@ -302,7 +302,7 @@ def evaluate(
 
 
 def _precision(recorded: dict[str, Any], config: Config) -> str:
-    """Give the precision that the run had, wherever it ran, unless another is asked for."""
+    """Return the precision that the run had, wherever it ran, unless another is asked for."""
     from unimem.training.devices import chosen_precision
 
     if config.trainer.precision == recorded["config"]["trainer"]["precision"]:

@@ -19,7 +19,7 @@ HEADER = (
 
 
 def method_table() -> str:
-    """Give the presets as a Markdown table: four choices, their budgets, what they leave open."""
+    """Return the presets as a Markdown table: four choices, their budgets, what they leave open."""
     names = sorted(f.stem for f in (config_root() / "conf" / "method").glob("*.yaml"))
     configs = [compose(f"method={name}") for name in names if name != "custom"]
     rows = [HEADER, tuple("---" for _ in HEADER), *map(_row, configs)]
@@ -50,7 +50,7 @@ def _link(paper: str) -> str:
 
 
 def _positions(memory: MemorySettings) -> str:
-    """Say the scheme, and whether the reading's pattern holds for the own segment too."""
+    """Return the scheme, and whether the reading's pattern holds for the own segment too."""
     scheme, given = memory.scheme()
     own = "; own segment too" if memory.local == "reading" else ""
     return _option("positions", scheme, given) + own

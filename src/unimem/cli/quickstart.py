@@ -77,7 +77,7 @@ def quickstart(output: Path, quick: bool, seeds: int) -> bool:
 
 
 def plan(quick: bool, seeds: int) -> list[Training]:
-    """Say what to train, the longest first."""
+    """Return what to train, the longest first."""
     if quick:
         small = (
             "trainer.max_steps=100",

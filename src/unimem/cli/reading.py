@@ -67,7 +67,7 @@ def recompose(recorded: dict[str, Any], overrides: Sequence[str], run: str = "RU
 
 
 def reads_other_data(overrides: Sequence[str]) -> bool:
-    """Say whether overrides choose other documents than the run's."""
+    """Whether overrides choose other documents than the run's."""
     return any(key == "data" or key.startswith("data.") for key in parse(overrides))
 
 
@@ -81,7 +81,7 @@ def require_tokenizer(data: DataSettings, weights: Path) -> None:
 
 
 def may_share_documents(trained: dict[str, Any], evaluated: dict[str, Any]) -> bool:
-    """Say whether other settings of `data` may hold out documents that a run was trained on.
+    """Whether other settings of `data` may hold out documents that a run was trained on.
 
     It is so where the same files or repository are divided in another way.
 
@@ -132,7 +132,7 @@ def _require_plain(override: Override, run: str) -> None:
 
 
 def _refusal(override: Override, budgets: set[str], values: dict[str, Any], run: str) -> str:
-    """Say why a setting cannot change, or which one was meant."""
+    """Return why a setting cannot change, or which one was meant."""
     line, key = override.input_line, override.key_or_group
     can = [*budgets, *(f"{g}.{n}" for g in (*GROUPS, "evaluation") for n in values[g])]
     can += [*GROUPS, "attention.backend", "trainer.accelerator", "trainer.threads"]

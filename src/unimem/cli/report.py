@@ -38,7 +38,7 @@ class Section:
         )
 
     def text(self) -> str:
-        """Give the section in Markdown."""
+        """Return the section in Markdown."""
         exhibit = self.exhibit
         lines = [f"## {self.title}", "", f"{self.about} Counted: {exhibit.scope}.", ""]
         lines += _table("loss", exhibit.levels, sign="")
@@ -150,7 +150,7 @@ def _code(folder: Path, *, judged: bool) -> Section:
 
 
 def _table(head: str, estimates: Mapping[str, Estimate], sign: str) -> list[str]:
-    """Give a Markdown table; with a sign the perplexity is that of one reading to the other's."""
+    """Return a Markdown table; with a sign the perplexity is that of one reading to the other's."""
     relative = " ratio" if sign else ""
     lines = [f"| {head:<42} | nats per token | 95 % interval    | perplexity{relative} |"]
     lines.append("|---|---|---|---|")

@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> None:
 def _columns(
     given: argparse.Namespace, everything: Sequence[Row], rows: Sequence[Row], text: bool
 ) -> list[str]:
-    """Give the columns asked for; on a terminal as many of the usual ones as it is wide."""
+    """Return the columns asked for; on a terminal as many of the usual ones as it is wide."""
     if given.columns == "all":
         return all_columns(everything)
     if given.columns is not None:
@@ -89,7 +89,7 @@ def _columns(
 
 
 def _least(columns: Sequence[str]) -> int:
-    """Give the place of the column that is missed least."""
+    """Return the place of the column that is missed least."""
     order = ("peak_memory_bytes", "seconds", "study", "tokens_seen", "model", "seed", "perplexity")
     known = [columns.index(column) for column in order if column in columns]
     return known[0] if known else len(columns) - 1
@@ -104,7 +104,7 @@ def _tell_damaged(damaged: Sequence[str]) -> None:
 
 
 def _tell_nothing(rows: Sequence[Row], conditions: Sequence[str]) -> None:
-    """Say that no row is left, and what there is in the columns that were asked about."""
+    """Print that no row is left, and the values of the columns that were asked for."""
     say(f"none of {counted(len(rows), 'run')}: {' '.join(conditions)}", file=sys.stderr)
     for condition in conditions:
         if where(rows, [condition]):

@@ -30,7 +30,7 @@ QUESTIONS = {
 
 
 def page() -> str:
-    """Give the whole page as Markdown."""
+    """Return the whole page as Markdown."""
     found = [s for s in settings() if not s.command]
     sections = [INTRODUCTION, "## A run\n", _table([s for s in found if _place(s) == "run"])]
     sections += ["## Memory\n", _table([s for s in found if _place(s) == "memory"])]

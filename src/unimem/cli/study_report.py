@@ -53,7 +53,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _place(study: str, output: str) -> tuple[Path, str]:
-    """Give the output folder and the name of a study that is told by its name or as a path."""
+    """Return the output folder and the name of a study that is told by its name or as a path."""
     path = Path(study)
     if path.name == STUDY:
         path = path.parent
@@ -90,7 +90,7 @@ def _cell(column: str, value: str | Measured) -> str:
 
 
 def logger_settings(study: StudyRecord, mode: str | None) -> LoggerSettings:
-    """Give the W&B settings that the study's runs had, in the mode that is asked for.
+    """Return the W&B settings that the study's runs had, in the mode that is asked for.
 
     Without one it is `auto`, or `disabled` if no run was mirrored.
     """

@@ -19,7 +19,7 @@ LEFT_OUT = ("model", "name", "resume")
 
 
 def train_on(folder: Path, given: Sequence[str]) -> str:
-    """Say how a new run starts from a finished one's weights, with the settings that are given now.
+    """Return the command that starts a new run from a finished run's weights, with these settings.
 
     Its steps are those that are left, if more are asked for than the finished run took.
 
@@ -71,7 +71,7 @@ def _beside_hydra() -> Iterator[None]:
 
 
 def _free_name(folder: Path) -> str:
-    """Give the first of `NAME-2`, `NAME-3`, ... that no run has yet."""
+    """Return the first of `NAME-2`, `NAME-3`, ... that no run has yet."""
     for number in itertools.count(2):
         name = f"{folder.name}-{number}"
         if not folder.with_name(name).exists():

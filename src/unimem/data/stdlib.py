@@ -47,5 +47,5 @@ def stdlib_source(settings: StdlibSettings) -> FileSource:
 
 
 def _is_of_machine(path: Path) -> bool:
-    """Tell the files that describe the machine Python was built on."""
+    """Whether a file describes the machine that Python was built on."""
     return path.name.startswith("_sysconfigdata") or path.parent.name.startswith("config-")

@@ -42,7 +42,7 @@ class Ages:
         self._queries[layer] += int(counted.sum())
 
     def record(self, documents: int) -> dict[str, Any] | None:
-        """Give means over queries and heads, ready for JSON; None if there was never any memory.
+        """Return means over queries and heads, ready for JSON; None if there was never any memory.
 
         `share[layer][i]` is the part of a query's attention that falls on the slots at distances
         edges[i] <= d < edges[i + 1], and `slots[layer][i]` how many slots stand there.

@@ -18,7 +18,7 @@ from unimem.evaluation.tokens import TokenTable
 
 
 def positions_record(table: TokenTable, segment_length: int) -> dict[str, Any]:
-    """Give the mean loss in buckets of the position, and the paired gain of memory."""
+    """Return the mean loss in buckets of the position, and the paired gain of memory."""
     edges = position_edges(int(table.position.max()) + 1, segment_length)
     columns = dict(table.columns)
     if "off" in columns:

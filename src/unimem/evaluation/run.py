@@ -156,14 +156,14 @@ def _ages(
 
 
 def remembers(plan: MemoryPlan) -> bool:
-    """Say whether anything passes from one segment to the next."""
+    """Whether anything passes from one segment to the next."""
     return bool(plan.layers) or plan.soft is not None
 
 
 def _uses(
     plan: MemoryPlan, settings: EvaluationSettings, documents: int
 ) -> tuple[list[Use], dict[str, str]]:
-    """Say which memories to show, and why a control is left out."""
+    """Return which memories to show, and why a control is left out."""
     if not settings.controls:
         return ["own"], {}
     if not remembers(plan):
@@ -179,7 +179,7 @@ def _uses(
 def _bounds(
     oracle: Oracle, ids: list[np.ndarray], segment_length: int, plan: MemoryPlan
 ) -> dict[str, list[np.ndarray]]:
-    """Give the best possible losses without memory, with this one's budget, and with all.
+    """Return the best possible losses without memory, with this one's budget, and with all.
 
     The budget is the tokens that the slots of a layer stand for, the newest of the text. Soft
     tokens are summaries of what no number of tokens bounds.
@@ -198,7 +198,7 @@ def _bounds(
 def _without_memory(
     table: TokenTable, plan: MemoryPlan, documents: Sample, segment_length: int
 ) -> list[str]:
-    """Say that memory was read in few documents or in none, and if it made no difference at all."""
+    """Return warnings: memory was read in few documents or in none, or made no difference."""
     if not remembers(plan):
         return []
     lengths = [documents.length(i) for i in range(len(documents))]

@@ -25,7 +25,7 @@ class Sample:
 
     @classmethod
     def of(cls, documents: Documents, index: list[int], max_tokens: int | None) -> "Sample":
-        """Give the documents that stand at `index`, each cut at `max_tokens`."""
+        """Return the documents that stand at `index`, each cut at `max_tokens`."""
         made = cls(documents, None, max_tokens)
         made.index = index
         return made
@@ -34,14 +34,14 @@ class Sample:
         return len(self.index)
 
     def ids(self, i: int) -> np.ndarray:
-        """Give the token ids of document `i`: `[length(i)]`, int64."""
+        """Return the token ids of document `i`: `[length(i)]`, int64."""
         return self._documents.ids(self.index[i])[: self._max_tokens]
 
     def length(self, i: int) -> int:
-        """Give the number of tokens of document `i`, without reading them."""
+        """Return the number of tokens of document `i`, without reading them."""
         length = self._documents.length(self.index[i])
         return length if self._max_tokens is None else min(length, self._max_tokens)
 
     def name(self, i: int) -> str:
-        """Give the name of document `i`."""
+        """Return the name of document `i`."""
         return self._documents.name(self.index[i])

@@ -106,7 +106,7 @@ def score(
 def _read_batch(
     model: PreTrainedModel, bank: MemoryBank, batch: SegmentBatch, use: Use, watch: Watch | None
 ) -> tuple[np.ndarray, MemoryBank]:
-    """Give the NLL [B, S, T] of every target, 0 where there is none, and the bank."""
+    """Return the NLL [B, S, T] of every target, 0 where there is none, and the bank."""
     on_device = SegmentBatch(*(tensor.to(model.device) for tensor in batch))
     hidden, bank = run(
         model,

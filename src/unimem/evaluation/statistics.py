@@ -65,13 +65,13 @@ class Difference(Estimate):
 
 
 def perplexity(nll: Any) -> Any:
-    """Give e^nll, of a number or an array; infinite above 709 nats, where no float is so large."""
+    """Return e^nll of a number or an array; infinite above 709 nats, beyond the largest float."""
     with np.errstate(over="ignore"):
         return np.exp(nll)
 
 
 def few_documents(documents: int) -> str | None:
-    """Say that an interval over so few documents is too narrow; None if they are enough."""
+    """Return a warning if an interval over so few documents is too narrow, else None."""
     if documents >= FEW_DOCUMENTS:
         return None
     return (
@@ -109,7 +109,7 @@ def by_position(
 
 
 def position_edges(longest: int, segment_length: int) -> list[int]:
-    """Give the edges of the buckets: segments if there are at most 16, else their doublings."""
+    """Return the edges of the buckets: segments if there are at most 16, else their doublings."""
     segments = -(-longest // segment_length)
     if segments <= 16:
         return [segment_length * i for i in range(segments + 1)]
@@ -148,7 +148,7 @@ class SeedEstimate(Estimate):
         return math.exp(high)
 
     def _half_width(self, side: float, alpha: float) -> float:
-        """Give one side of the interval at confidence 1 - alpha."""
+        """Return one side of the interval at confidence 1 - alpha."""
         return _half_width(side, self.seed_error, self.documents, self.seeds, alpha)
 
 
@@ -252,7 +252,7 @@ def _estimate(totals: np.ndarray, counts: np.ndarray, resampled: np.ndarray) -> 
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    """Give the percentile interval of what was made of every resample [R]."""
+    """Return the percentile interval of what was made of every resample [R]."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

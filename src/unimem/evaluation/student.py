@@ -8,7 +8,7 @@ is 1.972 here, 1.960 in the limit."""
 
 
 def tail(t: float, freedom: float) -> float:
-    """Give the probability of |T| > t for t >= 0: the incomplete beta function I_x(freedom/2, 1/2).
+    """Return P(|T| > t) for t >= 0: the incomplete beta function I_x(freedom/2, 1/2).
 
     x = freedom / (freedom + t^2); Abramowitz and Stegun 26.5.27.
     """
@@ -21,7 +21,7 @@ def tail(t: float, freedom: float) -> float:
 
 
 def quantile(alpha: float, freedom: float) -> float:
-    """Give t with `tail(t, freedom)` = alpha, for 0 < alpha <= 1."""
+    """Return t with `tail(t, freedom)` = alpha, for 0 < alpha <= 1."""
     if alpha >= 1:
         return 0.0
     freedom = min(freedom, MOST_FREEDOM)
@@ -43,7 +43,7 @@ def quantile(alpha: float, freedom: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Give I_x(a, b) by its continued fraction (Abramowitz and Stegun 26.5.8, Lentz's method)."""
+    """Return I_x(a, b) by its continued fraction (Abramowitz and Stegun 26.5.8, Lentz's method)."""
     if x == 0:
         return 0.0
     logs = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)

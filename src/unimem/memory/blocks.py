@@ -33,7 +33,7 @@ def blocks(memory: Memory, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
 def representatives(
     memory: Memory, block: Tensor, number: int | None, dtype: torch.dtype
 ) -> Tensor:
-    """Give each slot's share in the mean that stands for its block [B, 1 or H, M], in `dtype`.
+    """Return each slot's share in the mean that stands for its block [B, 1 or H, M], in `dtype`.
 
     A block is represented by its landmarks if there are any, else, for each head, by the `number`
     of its slots that got the most attention of that head from their own segment, or by all.

@@ -39,12 +39,12 @@ class Room:
         self.end = new.stop
 
     def part(self, size: int) -> tuple[Tensor, Tensor]:
-        """Give the newest `size` slots."""
+        """Return the newest `size` slots."""
         start = self.end - size
         return self.keys.data[:, :, start : self.end], self.values.data[:, :, start : self.end]
 
     def fits(self, keys: Tensor, newer: Tensor) -> bool:
-        """Say whether `newer` [B, G, n, D] can be written behind `keys`, a part of this room."""
+        """Whether `newer` [B, G, n, D] can be written behind `keys`, a part of this room."""
         size = self.keys.shape[3] * self.keys.element_size()
         begins = (keys.data_ptr() - self.keys.data_ptr()) // size
         last = begins + keys.shape[2] == self.end

@@ -46,7 +46,7 @@ Places = Annotated[list[int | float | str], PlainValidator(_checked_places)]
 
 
 def layer_at(place: int | float, num_layers: int) -> int:
-    """Give the index of a layer; it may lie outside a model that is not as deep.
+    """Return the index of a layer; it may lie outside a model that is not as deep.
 
     A fraction f of N layers is layer floor(f N), and 1.0 the last: 0.5 is the first layer of the
     upper half.
@@ -58,7 +58,7 @@ def layer_at(place: int | float, num_layers: int) -> int:
 
 
 def layers_at(places: list[int | float | str], num_layers: int) -> tuple[int, ...]:
-    """Give the indices of all layers named, each once and in order."""
+    """Return the indices of all layers named, each once and in order."""
     half = num_layers // 2
     found: set[int] = set()
     for place in places:

@@ -57,12 +57,12 @@ class Chosen:
         return (*self.readings, *self.writings, self.management, self.positions)
 
     def remarks(self) -> Iterable[str]:
-        """Say, a sentence each, what a user should know about the numbers."""
+        """Return, a sentence each, what a user should know about the numbers."""
         for one in self._options:
             yield from one.remarks(self)
 
     def problems(self) -> Iterable[str]:
-        """Say, a sentence each, what cannot work together."""
+        """Return, a sentence each, what cannot work together."""
         for one in self._options:
             yield from one.problems(self)
         yield from self._units()
@@ -161,7 +161,7 @@ class Option:
         return f"memory.{dimension}={name}"
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
-        """Say, a sentence each, why this option cannot work beside the others."""
+        """Return, a sentence each, why this option cannot work beside the others."""
         return ()
 
     def weight_shapes(self, kv_heads: int, head_size: int) -> Mapping[str, tuple[int, ...]]:
@@ -169,7 +169,7 @@ class Option:
         return {}
 
     def remarks(self, chosen: Chosen) -> Iterable[str]:
-        """Say, a sentence each, what a user should know about this option's numbers."""
+        """Return, a sentence each, what a user should know about this option's numbers."""
         return ()
 
     def initialise(self, weights: Mapping[str, Tensor]) -> None:
@@ -177,14 +177,14 @@ class Option:
 
 
 def spread(x: Tensor, heads: int) -> Tensor:
-    """Say of each query head what is said of its key-value head: [B, 1 or heads, ...]."""
+    """Return of each query head what is said of its key-value head: [B, 1 or heads, ...]."""
     if x.shape[1] in (1, heads) or heads == 1:
         return x
     return x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Give numbers in the type to compute with precisely: float32, or their own if that is more."""
+    """Return a tensor in float32, or in its own type if that is more precise."""
     import torch
 
     return x.to(torch.promote_types(x.dtype, torch.float32))

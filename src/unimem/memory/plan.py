@@ -58,7 +58,7 @@ class LayerPlan:
         return (*self.reading.parts, *self.writings, self.management, self.positions)
 
     def most_slots(self, length: int, segment_length: int) -> int:
-        """Say how many slots are held at most once `length` tokens of a document are read."""
+        """Return how many slots are held at most once `length` tokens of a document are read."""
         whole, rest = divmod(length, segment_length)
         written = sum(
             writing.count(segment_length) * whole + (writing.count(rest) if rest else 0)
@@ -180,7 +180,7 @@ class MemoryPlan:
 
     @property
     def only_by_reference(self) -> dict[str, int]:
-        """Say why layers have no fast form, and of each reason the first layer."""
+        """Return why layers have no fast form, and of each reason the first layer."""
         found: dict[str, int] = {}
         for layer, plan in self.layers.items():
             if plan.only_by_reference is not None:
@@ -188,7 +188,7 @@ class MemoryPlan:
         return found
 
     def refusal(self, backend: str) -> str | None:
-        """Say what a named attention backend cannot compute; None if there is nothing."""
+        """Return what a named attention backend cannot compute; None if there is nothing."""
         if backend not in ("auto", "reference"):
             for why, layer in self.only_by_reference.items():
                 return (
@@ -233,7 +233,7 @@ def _own_folder(dimension: str) -> str:
 
 
 def option_class(dimension: str, name: str) -> type[Any]:
-    """Give the class of an option; it is the only one that its file defines."""
+    """Return the class of an option; it is the only one that its file defines."""
     module = _own_module(dimension, name) or import_module(f"unimem.memory.{dimension}.{name}")
     (found,) = (
         member
@@ -244,12 +244,12 @@ def option_class(dimension: str, name: str) -> type[Any]:
 
 
 def known_option(dimension: str, name: str) -> bool:
-    """Say whether there is such an option."""
+    """Whether there is such an option."""
     return name in option_names(dimension)
 
 
 def field_types(dimension: str, name: str) -> dict[str, Any]:
-    """Give the types of an option's fields, which are the knobs that it declares."""
+    """Return the types of an option's fields, which are the knobs that it declares."""
     declared = option_class(dimension, name)
     hints = get_type_hints(declared, include_extras=True)
     return {field.name: hints[field.name] for field in fields(declared)}
@@ -344,7 +344,7 @@ def _flat_name(dimension: str, name: str, loc: list[str]) -> str:
 
 
 def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:
-    """Give the layers that have memory; raise `PlanError` for one that the model lacks.
+    """Return the layers that have memory; raise `PlanError` for one that the model lacks.
 
     Of a model whose depth is not known yet (None), indices are as they are named, and what is
     named by its depth stands as layer 0.

@@ -78,7 +78,7 @@ class MemorySettings(BaseModel):
         return self
 
     def unused(self) -> dict[str, Any]:
-        """Give the knobs that are set, and that nothing chosen takes, with their values."""
+        """Return the knobs that are set, and that nothing chosen takes, with their values."""
         found = unused_knobs(self._set())
         return {key: value for key, value in found.items() if value != usual(key)}
 
@@ -92,13 +92,13 @@ class MemorySettings(BaseModel):
         return {name: spelled_out(dimension, name, own, knobs) for name, own in given.items()}
 
     def label(self, dimension: str | None = None) -> str:
-        """Say the choice of one dimension (`position+similarity`), or all four in a line."""
+        """Return the choice of one dimension (`position+similarity`), or all four in a line."""
         if dimension is None:
             return ", ".join(f"memory.{d}={self.label(d)}" for d in DIMENSIONS)
         return "+".join(sorted(self.choice(dimension)))
 
     def flat(self, num_layers: int | None = None) -> dict[str, Any]:
-        """Give the four dimensions and their budgets as flat keys, to filter and group runs by.
+        """Return the four dimensions and their budgets as flat keys, to filter and group runs by.
 
         Of a model of `num_layers` layers, `memory.layers` are the indices of those with memory.
         """
@@ -121,7 +121,7 @@ class MemorySettings(BaseModel):
         return flat
 
     def layers(self, num_layers: int | None) -> tuple[int, ...]:
-        """Give the indices of the layers with memory. Raises `PlanError` as `injected_layers`."""
+        """Return the indices of the layers with memory. Raises `PlanError` as `injected_layers`."""
         return injected_layers(self.choice("injection"), num_layers)
 
     def plan(self, num_layers: int | None) -> MemoryPlan:
@@ -141,7 +141,7 @@ class MemorySettings(BaseModel):
         )
 
     def scheme(self) -> tuple[str, dict[str, Any]]:
-        """Give the position scheme and its fields, from the knobs of their names."""
+        """Return the position scheme and its fields, from the knobs of their names."""
         extra = self.model_extra or {}
         names = [field.name for field in fields(option_class("positions", self.positions))]
         return self.positions, {k: extra[k] for k in names if extra.get(k) is not None}
@@ -214,7 +214,7 @@ class MemorySettings(BaseModel):
 
 
 def spelled_out(dimension: str, name: str, given: Any, memory: Mapping[str, Any]) -> Any:
-    """Give the fields of a chosen option: those given under its own name, else the knobs.
+    """Return the fields of a chosen option: those given under its own name, else the knobs.
 
     An option that does not exist stays as it is.
     """
@@ -249,7 +249,7 @@ def flat_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unused_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the knobs that no chosen option takes, with their values.
+    """Return the knobs that no chosen option takes, with their values.
 
     Args:
         memory: the node, unchecked. Options that do not exist take none.
@@ -281,6 +281,6 @@ def unused_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usual(knob: str) -> Any:
-    """Give the value of a knob that says nothing: it need not be used."""
+    """Return the value of a knob that says nothing: it need not be used."""
     field = MemorySettings.model_fields.get(knob)
     return None if field is None else field.default

@@ -52,7 +52,7 @@ class Memory:
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
-        """Give a memory of no slots with the rows, heads, size and dtype of `like` [B, G, T, D]."""
+        """Return an empty memory with the rows, heads, size and dtype of `like` [B, G, T, D]."""
         nothing = like[:, :, :0].detach()
         slots = torch.empty(like.shape[0], 0, dtype=torch.long, device=like.device)
         return cls(nothing, nothing, slots)
@@ -223,7 +223,7 @@ class Memory:
         return self.last(len(self) - int(free[0]) if len(free) else 0)
 
     def tensors(self) -> dict[str, Any]:
-        """Give plain tensors and dicts."""
+        """Return plain tensors and dicts."""
         # a part of a room would be saved with all of it
         return {
             "keys": self.keys if self.room is None else self.keys.clone(),
@@ -248,7 +248,7 @@ class Memory:
 
 
 def _note(one: Memory, other: Memory, name: str) -> Tensor:
-    """Give a note of `one`, zeros in the type of `other`'s where it has none."""
+    """Return a note of `one`, zeros in the type of `other`'s where it has none."""
     if name in one.notes:
         return one.notes[name]
     like = other.notes[name]
@@ -308,7 +308,7 @@ class SoftMemory:
 
     @classmethod
     def empty(cls, batch: int, kept: int, learned: Tensor) -> "SoftMemory":
-        """Give no summaries; `learned` [n, E] tells size, dtype and device."""
+        """Return no summaries; `learned` [n, E] tells size, dtype and device."""
         counts = torch.zeros(batch, dtype=torch.long, device=learned.device)
         return cls(learned.new_zeros(batch, kept, *learned.shape), counts)
 
@@ -356,7 +356,7 @@ class OpenSegment:
 
     @classmethod
     def empty(cls, batch: int, device: torch.device | str = "cpu") -> "OpenSegment":
-        """Give the open segment of rows that stand at a segment's start."""
+        """Return the open segment of rows that stand at a segment's start."""
         nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
         return cls(nothing, nothing.new_zeros(batch))
 
@@ -404,7 +404,7 @@ class MemoryBank:
 
     @classmethod
     def empty(cls, batch: int, device: torch.device | str = "cpu") -> "MemoryBank":
-        """Give the bank that every document starts with."""
+        """Return the bank that every document starts with."""
         return cls(torch.zeros(batch, dtype=torch.long, device=device))
 
     @classmethod
@@ -493,7 +493,7 @@ class MemoryBank:
         return sum(t.numel() * t.element_size() for t in tensors) // len(self.position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give plain tensors and dicts, loadable with `weights_only=True`."""
+        """Return plain tensors and dicts, loadable with `weights_only=True`."""
         return {
             "position": self.position,
             "layers": {i: memory.tensors() for i, memory in self.layers.items()},

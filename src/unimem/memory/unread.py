@@ -6,7 +6,7 @@ from unimem.words import counted
 
 
 def unread(lengths: Sequence[int], segment_length: int, what: str) -> str | None:
-    """Say in a sentence that most documents end within their first segment; None if they do not.
+    """Return in a sentence that most documents end within their first segment; None if they do not.
 
     Args:
         lengths: tokens of each document that is read, at least one document.

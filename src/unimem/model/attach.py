@@ -78,7 +78,7 @@ class AttachedMemory(nn.Module):
 def attach(
     model: PreTrainedModel, memory: MemorySettings, backend: Backend = "auto"
 ) -> PreTrainedModel:
-    """Give `model` the memory of a configuration (`cfg.memory`), in place; returns the model.
+    """Attach the memory of a configuration to `model` (`cfg.memory`), in place; returns the model.
 
     The model then reads through `unimem.read`. What memory adds to the weights lives under
     `model.memory`; `save_pretrained` still writes a plain model, `save_memory` the rest beside it.
@@ -115,7 +115,7 @@ def attach(
 
 
 def attached(model: PreTrainedModel) -> AttachedMemory:
-    """Give the memory of a model. Raises ValueError if none is attached, TypeError for no model."""
+    """Return a model's memory. Raises ValueError if none is attached, TypeError for no model."""
     _require_model(model)
     memory = getattr(model, "memory", None)
     if not isinstance(memory, AttachedMemory):
@@ -166,7 +166,7 @@ def save_memory(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def read_memory(folder: str | Path) -> Mapping[str, Tensor]:
-    """Give what `save_memory` wrote. Raises ValueError if the file is missing or damaged."""
+    """Return what `save_memory` wrote. Raises ValueError if the file is missing or damaged."""
     path = Path(folder) / WEIGHTS_NAME
     require_whole(path.resolve())
     try:

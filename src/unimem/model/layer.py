@@ -104,7 +104,7 @@ class Call:
         self.rows: Rows = {}
 
     def _frame(self, segment: int) -> Frame:
-        """Say where the queries of a segment stand."""
+        """Return where the queries of a segment stand."""
         positions, body = self.positions[:, segment], self.body
         first = slice(body.start, body.start + 1)
         origin = self.index[:, first] - positions[:, first]
@@ -114,7 +114,7 @@ class Call:
         return Frame(self.table, self.index, positions, origin, length, real, self.neutral)
 
     def within(self, layer: int) -> tuple[Tensor, bool]:
-        """Say which tokens of its segment a query sees [B or 1, 1, L, L], and if it is all before.
+        """Return the segment's mask [B or 1, 1, L, L], and whether it is the causal mask.
 
         A layer's sliding window counts tokens in the order in which they stand, soft ones too.
         """
@@ -126,7 +126,7 @@ class Call:
         return self._narrow[window], False
 
     def layer_weights(self, layer: int) -> dict[str, Tensor]:
-        """Give the weights that a layer's options declared, by their own names."""
+        """Return the weights that a layer's options declared, by their own names."""
         prefix = f"layers.{layer}."
         return {
             name.removeprefix(prefix): weight
@@ -135,7 +135,7 @@ class Call:
         }
 
     def shown(self, memory: Memory, segment: int) -> Memory:
-        """Give the memory that the rows see: their own, or a control."""
+        """Return the memory that the rows see: their own, or a control."""
         if self.use == "own":
             return memory
         if self.use == "off":
@@ -145,7 +145,7 @@ class Call:
         return memory.rows(neighbour).moved(first - first[neighbour])
 
     def on_own_slots(self, share: Tensor) -> Tensor | None:
-        """Say how much attention each row's own slots got [B, H, N, M], from whoever saw them."""
+        """Return the attention that each row's own slots received [B, H, N, M], from all rows."""
         if self.use == "other":
             return share[neighbours(len(share), share.device).argsort()]
         return share if self.use == "own" else None
@@ -266,7 +266,7 @@ def _looked_at(
     gate: Tensor | None,
     watch: Watch | None,
 ) -> tuple[Memory, Memory]:
-    """Tell the one who watches, and note on slots and tokens, how much attention each got."""
+    """Report to the observer, and note on slots and tokens, how much attention each received."""
     if not plan.observes and watch is None:
         return state, tokens
     body = call.body
@@ -320,12 +320,12 @@ def _within_segments(
 
 
 def neighbours(rows: int, device: torch.device) -> Tensor:
-    """Give for every row the row whose memory it reads under `use="other"`."""
+    """Return for every row the row whose memory it reads under `use="other"`."""
     return torch.arange(rows, device=device).roll(1)
 
 
 def causal(length: int, device: torch.device) -> Tensor:
-    """Say which tokens of a segment each query sees: itself and those before it."""
+    """Return which tokens of a segment each query sees: itself and those before it."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 

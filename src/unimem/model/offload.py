@@ -28,7 +28,7 @@ class Shelf:
         self.coming: dict[int, Memory] = {}
 
     def fetch(self, layer: int, memory: Memory, *, ahead: bool = True) -> Memory:
-        """Give a layer's memory on the device and, if `ahead`, send for the next layer's."""
+        """Return a layer's memory on the device and, if `ahead`, send for the next layer's."""
         coming = self.coming.pop(layer, None)
         if coming is None or memory.keys.data_ptr() != self.memories[layer].keys.data_ptr():
             here = memory.to(self.device)
@@ -58,7 +58,7 @@ class Shelf:
 
 
 def sent_home(segment: Segment) -> Segment:
-    """Give a finished segment where its slots will wait; queries go with it if any option learns.
+    """Return a finished segment where its slots will wait; queries go with it if any option learns.
 
     New slots are written into pinned memory if there is a GPU.
     """
@@ -74,7 +74,7 @@ def sent_home(segment: Segment) -> Segment:
 
 
 def pinned(memory: Memory) -> Memory:
-    """Give a memory on the CPU, its keys and values in pinned memory if there is a GPU."""
+    """Return a memory on the CPU, its keys and values in pinned memory if there is a GPU."""
     if memory.keys.device == HOME:
         return memory
 

@@ -39,5 +39,5 @@ def computing(precision: str | None, device: torch.device) -> Iterator[None]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Give the name of a type as settings write it: `float32`."""
+    """Return the name of a type as settings write it: `float32`."""
     return str(dtype).removeprefix("torch.")

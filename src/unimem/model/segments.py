@@ -269,7 +269,7 @@ def _checked_ids(
     lengths: Tensor | Sequence[int] | None,
     attention_mask: Tensor | None,
 ) -> tuple[Tensor, list[int]]:
-    """Give the token ids on the model's device, 0 for padding, and how many of each row are real.
+    """Return the token ids on the model's device, 0 for padding, and how many of each row are real.
 
     Raises TypeError and ValueError.
     """
@@ -330,7 +330,7 @@ def _checked_ids(
 
 
 def _checked_bank(bank: Any, ids: Tensor, use: str) -> MemoryBank:
-    """Give the bank to read on from. Raises TypeError and ValueError."""
+    """Return the bank to read on from. Raises TypeError and ValueError."""
     rows = len(ids)
     if use not in ("own", "off", "other"):
         raise ValueError(f"use={use!r} must be own, off or other")
@@ -349,7 +349,7 @@ def _checked_bank(bank: Any, ids: Tensor, use: str) -> MemoryBank:
 
 
 def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """Give the output layer, under the autocast and the gradient mode of now."""
+    """Return the output layer, under the autocast and the gradient mode of now."""
     layer = cast(torch.nn.Module, model.get_output_embeddings())
     kind, keeps = model.device.type, torch.is_grad_enabled()
     dtype, casts = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
@@ -377,7 +377,7 @@ def nll_of(
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Give the negative log-likelihood of targets [...] under logits [..., V], in nats.
+    """Return the negative log-likelihood of targets [...] under logits [..., V], in nats.
 
     In float32 at least; 0 for target -100.
     """
@@ -549,7 +549,7 @@ def _revised(plan: LayerPlan, memory: Memory, surprise: Tensor) -> Memory:
 def _surprise(
     model: PreTrainedModel, before: Tensor | None, hidden: Tensor, ids: Tensor, starts: Tensor
 ) -> Tensor:
-    """Give the loss of each token of a segment [B, T], NaN for the first of a document."""
+    """Return the loss of each token of a segment [B, T], NaN for the first of a document."""
     head, vocabulary = _head(model), model.config.vocab_size
     losses = at_least_float32(hidden.new_full(ids.shape, torch.nan))
     losses[:, 1:] = nll_of(head, hidden[:, :-1], ids[:, 1:], vocabulary)
@@ -561,7 +561,7 @@ def _surprise(
 def _places(
     position: Tensor, starts: Tensor, lengths: Tensor, inserted: int
 ) -> tuple[Tensor, Tensor]:
-    """Give the place of each segment's first token [B, S], and of the next one to come [B].
+    """Return the place of each segment's first token [B, S], and of the next one to come [B].
 
     Each segment that holds anything has `inserted` tokens beside its text.
     """
@@ -574,7 +574,7 @@ def _places(
 
 
 def _shown(soft: SoftMemory, use: Use) -> SoftMemory:
-    """Give the summaries that the rows see: their own, or a control."""
+    """Return the summaries that the rows see: their own, or a control."""
     if use == "own":
         return soft
     if use == "off":
@@ -596,18 +596,18 @@ def _soft_mask(real: Tensor, rest: int) -> Tensor:
 
 
 def _compute_dtype(embeds: Tensor) -> torch.dtype:
-    """Give the type in which attention is computed: autocast's, or the model's."""
+    """Return the type in which attention is computed: autocast's, or the model's."""
     kind = embeds.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
 
 def _rotary(model: PreTrainedModel) -> Any:
-    """Give the model's own rotary module."""
+    """Return the model's own rotary module."""
     return cast(Any, model.base_model).rotary_emb.inner
 
 
 def _table(model: PreTrainedModel, embeds: Tensor, own: Tensor) -> Any:
-    """Give the model's own rotary table as a function of the indices alone.
+    """Return the model's own rotary table as a function of the indices alone.
 
     The table of the segments' `own` indices, which every layer asks for, is computed once.
     """

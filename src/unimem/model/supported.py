@@ -24,7 +24,7 @@ LIFT = (
 
 
 def head_size(model: PreTrainedModel) -> int:
-    """Give the size of an attention head."""
+    """Return the size of an attention head."""
     config = model.config
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -69,7 +69,7 @@ def require_supported(model: PreTrainedModel) -> None:
 
 
 def sliding_windows(model: PreTrainedModel) -> dict[int, int]:
-    """Give the sliding window of each layer that has one: a query sees tokens less than it back.
+    """Return the sliding window of each layer that has one: a query sees tokens less than it back.
 
     Mistral has one window for all layers, Qwen one in the layers that `layer_types` names, LLaMA
     none. Raises ValueError for layers whose attention is of another kind.
@@ -115,7 +115,7 @@ def lift_windows(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def window_remark(plan: MemoryPlan, windows: Mapping[int, int]) -> str | None:
-    """Say which layers read their memory through a sliding window; None if none does.
+    """Return which layers read their memory through a sliding window; None if none does.
 
     Raises ValueError if what such a layer reads has no place that a window could be measured to.
     """

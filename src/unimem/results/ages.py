@@ -35,7 +35,7 @@ class Ages:
     slots: np.ndarray
 
     def relative(self) -> np.ndarray:
-        """Give the attention for each slot, as a multiple of what every slot had if all were alike.
+        """Return the attention for each slot, as a multiple of uniform attention.
 
         [B], mean over layers; NaN where there are no slots.
         """
@@ -136,7 +136,7 @@ def plot_ages(path: Path, curves: Mapping[str, Ages], colours: Colours, title: s
 
 
 def _banded(curves: Mapping[str, Ages]) -> bool:
-    """Say whether the ranges of the layers are drawn; those of many curves hide each other."""
+    """Whether the ranges of the layers are drawn; those of many curves hide each other."""
     return len(curves) <= 3 and any(len(ages.share) > 1 for ages in curves.values())
 
 

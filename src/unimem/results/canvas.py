@@ -27,7 +27,7 @@ Colours = Mapping[str, str]
 
 
 def colours_of(labels: Sequence[str]) -> Colours:
-    """Give colours to as many labels as there are colours."""
+    """Return colours to as many labels as there are colours."""
     return dict(zip(labels, COLOURS, strict=False))
 
 
@@ -104,7 +104,7 @@ def _take_as_written(figure: Any) -> None:
 
 
 def by_right_end(curves: Mapping[str, Sequence[float]]) -> list[str]:
-    """Give the labels of curves in the order of their last known values, the highest first.
+    """Return the labels of curves in the order of their last known values, the highest first.
 
     Curves without a known value come last.
     """

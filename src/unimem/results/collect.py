@@ -86,7 +86,7 @@ class Collected:
 
 
 def collect(root: Path, *, unfinished: bool = False) -> Collected:
-    """Give a row for every finished run and evaluation under `root`.
+    """Return a row for every finished run and evaluation under `root`.
 
     With `unfinished` the unfinished runs have one too. A record that cannot be read costs its own
     row alone. Raises ValueError if `root` is no folder.
@@ -159,7 +159,7 @@ def all_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def known_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """Give columns by the names that rows have for them.
+    """Return columns by the names that rows have for them.
 
     Raises ValueError for one that no row has; without rows nothing is known of columns.
     """
@@ -174,7 +174,7 @@ def known_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Give the folders of runs and of evaluations, which lie in their runs or anywhere else."""
+    """Return the folders of runs and of evaluations, which lie in their runs or anywhere else."""
     for path, folders, files in os.walk(root):
         folders[:] = sorted(n for n in folders if n != WANDB and not n.startswith("."))
         if CONFIG in files:
@@ -188,7 +188,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _studies(root: Path, damaged: list[str]) -> dict[Path, list[str]]:
-    """Say which studies a cell belongs to, by its folder."""
+    """Return which studies a cell belongs to, by its folder."""
     found: dict[Path, list[str]] = {}
     for path in sorted(root.glob(f"*/{STUDY}")):
         try:
@@ -261,7 +261,7 @@ def _found(evaluation: Mapping[str, Any]) -> Row:
 
 
 def _perplexity(nll: float | None) -> float | None:
-    """Give e^nll; None where that is no number."""
+    """Return e^nll; None where that is no number."""
     value = math.inf if nll is None else float(perplexity(nll))
     return value if math.isfinite(value) else None
 
@@ -275,7 +275,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _is_one_of(value: Any, text: str) -> bool:
-    """Say whether a value is the one written, or one of several written as a,b."""
+    """Whether a value is the one written, or one of several written as a,b."""
     return _equals(value, text) or any(_equals(value, part) for part in _parts(text))
 
 

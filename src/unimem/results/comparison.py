@@ -81,7 +81,7 @@ class Panel:
         return _summary(self.readings[0])
 
     def edges(self) -> list[int]:
-        """Give the edges of the position buckets, in segments of the reference."""
+        """Return the edges of the position buckets, in segments of the reference."""
         reference = self.readings[self.reference]
         segment_length = reference.recorded("evaluation", "segment_length")
         assert segment_length is not None
@@ -95,7 +95,7 @@ class Panel:
         return replace(level, mean=value, low=value, high=value)
 
     def by_position(self, nll: np.ndarray) -> list[float]:
-        """Give the mean of `nll` [N] in every bucket edges[i] <= position < edges[i + 1]."""
+        """Return the mean of `nll` [N] in every bucket edges[i] <= position < edges[i + 1]."""
         edges = self.edges()
         bucket = np.digitize(self.readings[0].table.position, edges) - 1
         sums, counts = np.bincount(bucket, nll.astype(np.float64)), np.bincount(bucket)
@@ -138,7 +138,7 @@ def difference(a: Readings, b: Readings) -> SeedEstimate | None:
 
 
 def common_seeds(readings: Sequence[Readings]) -> list[int]:
-    """Give the seeds that all of them have."""
+    """Return the seeds that all of them have."""
     return sorted(set.intersection(*(set(r.seeds) for r in readings)))
 
 
@@ -174,7 +174,7 @@ def p_words(p: float) -> str:
 
 
 def lowest(levels: Sequence[SeedEstimate], places: Iterable[int]) -> int:
-    """Give the place of the lowest mean among some; what has diverged comes last."""
+    """Return the place of the lowest mean among some; what has diverged comes last."""
     return min(places, key=lambda i: _finite_or_last(levels[i].mean))
 
 
@@ -183,7 +183,7 @@ def _finite_or_last(value: float) -> float:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Give the places of the points (cost, loss) that no other is at least as good in both."""
+    """Return the places of the points (cost, loss) that no other is at least as good in both."""
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: points[i]):
         if not front or points[i][1] < points[front[-1]][1]:
@@ -230,7 +230,7 @@ def _name(readings: Sequence[Readings], split: set[str]) -> str:
 
 
 def _corpus_overrides(group: Group) -> list[tuple[str, str]]:
-    """Give the overrides that decide which tokens are read."""
+    """Return the overrides that decide which tokens are read."""
     return sorted(
         (key, value)
         for key, value in group.overrides.items()

@@ -33,34 +33,34 @@ _LONGEST_NAME = 80
 
 
 def in_markdown(text: str) -> str:
-    """Give text for within a line of Markdown, also in a table; white space becomes spaces."""
+    """Return text for within a line of Markdown, also in a table; white space becomes spaces."""
     return re.sub(_SPECIAL, r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def as_paragraph(text: str) -> str:
-    """Give text for a paragraph of Markdown: also its beginning is no heading, list or quote."""
+    """Return text for a paragraph of Markdown: also its beginning is no heading, list or quote."""
     return _BLOCK.sub(r"\1\\", in_markdown(text))
 
 
 def in_brackets(text: str) -> str:
-    """Give text for the brackets of a link or a picture in Markdown."""
+    """Return text for the brackets of a link or a picture in Markdown."""
     return re.sub(rf"{_SPECIAL}|[\[\]]", r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def in_html(text: str) -> str:
-    """Give text for HTML, within an element or a quoted attribute."""
+    """Return text for HTML, within an element or a quoted attribute."""
     return html.escape(printable(text))
 
 
 def in_latex(text: str) -> str:
-    """Give text for a cell of a LaTeX tabular."""
+    """Return text for a cell of a LaTeX tabular."""
     escaped = "".join(_LATEX.get(letter, letter) for letter in printable(" ".join(text.split())))
     # At the start of a row, after the \\ of the one before, these belong to that \\.
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def in_csv(text: str) -> str:
-    """Give text for a field of CSV: spreadsheets read what begins with a quote as text.
+    """Return text for a field of CSV: spreadsheets read what begins with a quote as text.
 
     Text that a spreadsheet would compute, as `=1+1`, gets a quote in front; numbers, and a dash for
     a missing value, stay as they are.
@@ -73,5 +73,5 @@ def in_csv(text: str) -> str:
 
 
 def as_file_name(text: str) -> str:
-    """Give text as a part of a file name: letters, digits, and `_ . = -`; long text is cut."""
+    """Return text as a part of a file name: letters, digits, and `_ . = -`; long text is cut."""
     return re.sub(r"[^\w.=-]+", "_", PurePath(text).as_posix())[:_LONGEST_NAME]

@@ -39,7 +39,7 @@ BOUNDS = {
 
 
 def colours_of_report(panels: Sequence[Panel]) -> Colours:
-    """Give the settings of a report their colours, the same in all its figures.
+    """Assign colours to the settings of a report, the same in all its figures.
 
     Where there are more settings than colours, the reference and the lowest losses of each corpus
     have one, and all others are grey.
@@ -88,7 +88,7 @@ def draw_readings(
 
 
 def evaluation_cost(panel: Panel) -> list[float]:
-    """Give the seconds to evaluate 1000 tokens, the median of the seeds, of every group."""
+    """Return the seconds to evaluate 1000 tokens, the median of the seeds, of every group."""
     speeds = [
         r.recorded("evaluation", "scores", "own", "tokens_per_second") for r in panel.readings
     ]
@@ -96,12 +96,12 @@ def evaluation_cost(panel: Panel) -> list[float]:
 
 
 def training_cost(panel: Panel) -> list[float]:
-    """Give the seconds of training, the median of the seeds, of every group."""
+    """Return the seconds of training, the median of the seeds, of every group."""
     return [r.recorded("training_seconds") or 0.0 for r in panel.readings]
 
 
 def _grid(panel: Panel, axes: tuple[str, str]) -> dict[tuple[float, float], int]:
-    """Give the setting at every place of two numbers; nothing if a place has several."""
+    """Return the setting at every place of two numbers; nothing if a place has several."""
     grid: dict[tuple[float, float], int] = {}
     for i, (x, y) in enumerate(zip(*(_numbers(panel, axis) for axis in axes), strict=True)):
         if x is not None and y is not None:
@@ -164,13 +164,13 @@ def _rows(panel: Panel, path: Path, colours: Colours) -> Picture:
 
 
 def _axes(panel: Panel) -> list[str]:
-    """Give the settings of which several numbers were tried."""
+    """Return the settings of which several numbers were tried."""
     keys = dict.fromkeys(key for r in panel.readings for key in r.group.varied)
     return [key for key in keys if len(set(_numbers(panel, key)) - {None}) > 1]
 
 
 def _numbers(panel: Panel, setting: str) -> Sequence[float | None]:
-    """Give every group's value as a number, None if it has none.
+    """Return every group's value as a number, None if it has none.
 
     Lists that all differ in length, as those of the layers with memory may, count by it.
     """
@@ -290,7 +290,7 @@ def _learning(panel: Panel, colours: Colours, path: Path) -> Iterator[Picture | 
 
 
 def training_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Give the points (step, loss) of a learning curve.
+    """Return the points (step, loss) of a learning curve.
 
     Every record is a mean over the steps since the record before it, but the record of step 1 is
     one batch: where later ones are means of many, it is noise, and left out.
@@ -300,14 +300,14 @@ def training_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, flo
 
 
 def _shown(panel: Panel) -> list[int]:
-    """Give the places of the reference and of the lowest losses, as many as can be told apart."""
+    """Return the places of the reference and of the lowest losses, as many as can be told apart."""
     places = _by_loss(panel)
     first = [panel.reference] if panel.reference in places else []
     return [*first, *(i for i in places if i not in first)][:MOST]
 
 
 def _by_loss(panel: Panel) -> list[int]:
-    """Give the places of all settings, the lowest loss first, without those that diverged."""
+    """Return the places of all settings, the lowest loss first, without those that diverged."""
     return sorted(_finite(panel), key=lambda i: panel.levels[i].mean)
 
 

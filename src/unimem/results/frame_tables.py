@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def as_text(rows: Rows, columns: Sequence[str]) -> str:
-    """Give a table for the terminal: columns side by side, numbers to the right."""
+    """Return a table for the terminal: columns side by side, numbers to the right."""
     cells = [[printable(cell, one_line=True) for cell in row] for row in _cells(rows, columns)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [_numeric(rows, column) for column in columns]
@@ -32,14 +32,14 @@ def as_text(rows: Rows, columns: Sequence[str]) -> str:
 
 
 def as_markdown(rows: Rows, columns: Sequence[str]) -> str:
-    """Give a Markdown table."""
+    """Return a Markdown table."""
     head, *body = ([in_markdown(cell) for cell in line] for line in _cells(rows, columns))
     rule = ["---:" if _numeric(rows, column) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
 def as_latex(rows: Rows, columns: Sequence[str]) -> str:
-    r"""Give a LaTeX tabular; it needs `\usepackage{booktabs}`."""
+    r"""Return a LaTeX tabular; it needs `\usepackage{booktabs}`."""
     head, *body = (f"{' & '.join(map(in_latex, line))} \\\\" for line in _cells(rows, columns))
     align = "".join("r" if _numeric(rows, column) else "l" for column in columns)
     lines = [f"\\begin{{tabular}}{{{align}}}", "\\toprule", head, "\\midrule", *body]
@@ -47,7 +47,7 @@ def as_latex(rows: Rows, columns: Sequence[str]) -> str:
 
 
 def as_csv(rows: Rows, columns: Sequence[str]) -> str:
-    """Give comma-separated values, in full precision; no text is a formula to a spreadsheet."""
+    """Return comma-separated values, in full precision; no text is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(in_csv, columns))

@@ -40,15 +40,15 @@ class Readings:
         return [self.group.finished[seed] for seed in self.seeds]
 
     def of(self, seeds: Sequence[int]) -> np.ndarray:
-        """Give the losses of some of its seeds."""
+        """Return the losses of some of its seeds."""
         return self.own[[self.seeds.index(seed) for seed in seeds]]
 
     def each(self, *path: str) -> list[float | None]:
-        """Give a number of the results for every seed."""
+        """Return a number of the results for every seed."""
         return [_at(cell.result, path) for cell in self.cells]
 
     def recorded(self, *path: str) -> float | None:
-        """Give the median over seeds of a number of the results; None if one has none."""
+        """Return the median over seeds of a number of the results; None if one has none."""
         known = [value for value in self.each(*path) if value is not None]
         return statistics.median(known) if len(known) == len(self.cells) else None
 
@@ -63,7 +63,7 @@ class Readings:
         return several_seeds(self.controls[control] - self.own, self.table.document)
 
     def gap(self) -> float | None:
-        """Give the best possible loss without memory less that with all of it, in nats per token.
+        """Return the best possible loss without memory less that with all of it, in nats per token.
 
         None if they are not known.
         """

@@ -261,7 +261,7 @@ def plot_learning(
 
 
 def grow_by_factors(xs: Sequence[float]) -> bool:
-    """Say whether a few sorted numbers are to stand one step apart, as powers of two are."""
+    """Whether a few sorted numbers are to stand one step apart, as powers of two are."""
     smallest = min((x for x in xs if x > 0), default=1)
     in_a_row = all(b - a == 1 for a, b in zip(xs, xs[1:], strict=False))
     return len(xs) <= 16 and not in_a_row and xs[-1] / smallest >= 16

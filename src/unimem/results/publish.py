@@ -30,7 +30,7 @@ def publish(report: Report, connection: Connection) -> str | None:
 
 
 def as_wandb(table: Table) -> wandb.Table:
-    """Give a table of W&B: intervals are columns of their own, and numbers are numbers."""
+    """Return a table of W&B: intervals are columns of their own, and numbers are numbers."""
     columns = table.columns()
     made = wandb.Table(columns=list(columns), allow_mixed_types=True)
     for row in zip(*columns.values(), strict=True):

@@ -78,7 +78,7 @@ class Report:
         return [block for block in self.blocks if isinstance(block, Picture)]
 
     def verdict_table(self) -> Table:
-        """Give the verdicts as a table; on the page they are text."""
+        """Return the verdicts as a table; on the page they are text."""
         head = ["statement", "corpus", "verdict", "reason"]
         rows = [
             [d.check.sentence, d.corpus or "-", d.judgement.verdict, d.judgement.reason]
@@ -87,7 +87,7 @@ class Report:
         return Table(name="verdicts", head=head, rows=rows, prose=True)
 
     def headline(self) -> dict[str, Any]:
-        """Give the verdicts, and the mean loss of every setting, by name."""
+        """Return the verdicts, and the mean loss of every setting, by name."""
         numbers: dict[str, Any] = {
             f"verdict/{decision.corpus}/{decision.check.sentence}": decision.judgement.verdict
             for decision in self.decisions
@@ -191,7 +191,7 @@ def _blocks(
 
 
 def _when(study: StudyRecord) -> str:
-    """Say how many cells are finished, when they ended, and how long they took."""
+    """Return how many cells are finished, when they ended, and how long they took."""
     results = [cell.result for cell in study.cells if cell.result is not None]
     done = f"{len(results)} of {counted(len(study.cells), 'cell')} finished"
     ends = sorted(end[:10] for result in results if (end := result.get("finished_at")))
@@ -218,7 +218,7 @@ def _with_downloads(blocks: Sequence[Block]) -> Iterator[Block]:
 
 
 def _headline(panel: Panel) -> Paragraph:
-    """Say in a sentence which setting has the lowest loss, and by how much."""
+    """Return in a sentence which setting has the lowest loss, and by how much."""
     best, reference = panel.best, panel.labels[panel.reference]
     told = f"On {panel.name}, {panel.labels[best]} has the lowest loss"
     if best in panel.against_reference:
@@ -261,7 +261,7 @@ def _unfinished(study: StudyRecord) -> Iterator[Block]:
 
 
 def _prefixes(found: Sequence[Panel]) -> list[str]:
-    """Give what the names of each panel's files begin with; no two have the same."""
+    """Return what the names of each panel's files begin with; no two have the same."""
     if len(found) == 1:
         return [""]
     names = [as_file_name(panel.name) for panel in found]

@@ -33,7 +33,7 @@ class Select:
         return cls(dict(given))
 
     def matches(self, overrides: Mapping[str, str]) -> bool:
-        """Say whether settings with these overrides are meant."""
+        """Whether settings with these overrides are meant."""
         return all(
             key in overrides and (value == ANY or _plain(overrides[key]) == _plain(value))
             for key, value in self.wanted.items()

@@ -40,7 +40,7 @@ class CellRecord:
         return None if self.run is None else self.run.result
 
     def trouble(self, count: int = 3) -> list[str]:
-        """Say how far an unfinished cell is, and give the last lines of its log."""
+        """Return how far an unfinished cell is, and give the last lines of its log."""
         log = self.folder.with_name(f"{self.folder.name}.log")
         lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else []
         if self.damage:
@@ -125,7 +125,7 @@ def labelled(groups: Sequence[Group]) -> list[Group]:
 
 
 def differing(overrides: Sequence[Mapping[str, str]]) -> list[str]:
-    """Give the settings that are not the same everywhere, the method first."""
+    """Return the settings that are not the same everywhere, the method first."""
     keys = dict.fromkeys(key for given in overrides for key in given)
     found = [key for key in keys if len({given.get(key) for given in overrides}) > 1]
     return sorted(found, key=lambda key: key != "method")
@@ -175,7 +175,7 @@ def _cell(output: Path, entry: Mapping[str, Any]) -> CellRecord:
 
 
 def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Sequence[str]:
-    """Give the fewest settings whose values tell all groups apart.
+    """Return the fewest settings whose values tell all groups apart.
 
     Those that every group has, and that vary within a method, are always among them: of trials
     that were drawn a few settings may tell each apart, and leave out what else it was given. If
@@ -198,12 +198,12 @@ def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Seque
 
 
 def _varies_within_methods(key: str, given: Sequence[Mapping[str, str]]) -> bool:
-    """Say whether all groups have this setting, and two of one method have other values."""
+    """Whether all groups have this setting, and two of one method have other values."""
     pairs = {(own.get("method"), own.get(key)) for own in given}
     methods = {method for method, _ in pairs}
     return all(key in own for own in given) and len(pairs) > len(methods)
 
 
 def _goes_without_saying(key: str, value: str, told: Sequence[Mapping[str, str]]) -> bool:
-    """Say whether all groups but one, of several, have this value."""
+    """Whether all groups but one, of several, have this value."""
     return len(told) > 3 and sum(own.get(key) == value for own in told) == len(told) - 1

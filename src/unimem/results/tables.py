@@ -27,7 +27,7 @@ def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
 
 
 def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
-    """Tell what the cells ran on, what their names stand for, and where they lie."""
+    """Return what the cells ran on, what their names stand for, and where their folders are."""
     yield Heading("Where the numbers come from")
     yield Table(
         name="provenance", head=["", "value", "cells"], rows=[*_provenance(study)], prose=True
@@ -153,7 +153,7 @@ def _costs(panel: Panel, name: str) -> Iterator[Block]:
 
 
 def _provenance(study: StudyRecord) -> Iterator[list[str]]:
-    """Give what the cells ran on; what differs between them is listed each time."""
+    """Return what the cells ran on; what differs between them is listed each time."""
     found: dict[str, dict[str, int]] = {}
     for cell in study.cells:
         if (result := cell.result) is None:

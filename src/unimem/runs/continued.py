@@ -81,12 +81,12 @@ def require_same(
 
 
 def among(key: str, names: Collection[str]) -> bool:
-    """Say whether a setting is one of these, or lies below one."""
+    """Whether a setting is one of these, or lies below one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def settings_digest(settings: dict[str, Any]) -> str:
-    """Give the sha256 of the settings that a continued run must not change."""
+    """Return the sha256 of the settings that a continued run must not change."""
     fixed = {key: value for key, value in _flat(settings).items() if not among(key, MAY_DIFFER)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 

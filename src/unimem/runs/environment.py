@@ -22,7 +22,7 @@ def variables() -> dict[str, str]:
 
 
 def numerics() -> dict[str, Any]:
-    """Give what decides the last bits of a sum; the same values give the same bits on a CPU."""
+    """Return what decides the last bits of a sum; the same values give the same bits on a CPU."""
     return {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
@@ -32,18 +32,18 @@ def numerics() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of python and of the packages that a result depends on."""
+    """Return the versions of python and of the packages that a result depends on."""
     packages = ("torch", "transformers", "lightning", "numpy", "unimem")
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def machine() -> dict[str, Any]:
-    """Give platform, processors, threads and GPU."""
+    """Return platform, processors, threads and GPU."""
     return {"platform": platform.platform(), "cpus": os.cpu_count(), **numerics()}
 
 
 def git_commit() -> str | None:
-    """Give the commit of the checkout that the package runs from; None outside of one."""
+    """Return the commit of the checkout that the package runs from; None outside of one."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
@@ -53,7 +53,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """Give the most memory that this process held: on the GPU if it used one, else in all."""
+    """Return the most memory that this process held: on the GPU if it used one, else in all."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -36,7 +36,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give the files of `folder` the mode that the umask says.
+    """Set the mode of the files of `folder` to what the umask says.
 
     safetensors writes files that the owner alone can read.
     """

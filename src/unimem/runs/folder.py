@@ -115,7 +115,7 @@ def recorded_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_folder(folder: Path, config: dict[str, Any]) -> Path:
-    """Say where the weights lie that a finished run read held-out documents with.
+    """Return where the weights lie that a finished run read held-out documents with.
 
     They are its own, or, if it trained nothing, those of the run that it started from: a sweep over
     budgets does not copy the model for every cell.
@@ -194,7 +194,7 @@ def _asked(config: Config) -> str:
 
 
 def _name(config: Config) -> str:
-    """Give the name of the run that `resume=auto` starts or continues."""
+    """Return the name of the run that `resume=auto` starts or continues."""
     return config.name or readable_name(config)
 
 

@@ -23,7 +23,7 @@ class RunRecord:
     result: dict[str, Any] | None
 
     def status(self) -> str:
-        """Say whether the run came to its end, or else how far it is."""
+        """Whether the run came to its end, or else how far it is."""
         if self.result is not None:
             return "finished"
         metrics = read_metrics(self.folder)
@@ -114,7 +114,7 @@ _AGAIN = "bring that file back, or run it again under another name"
 
 
 def _why_no_result(folder: Path) -> str:
-    """Say what a path is that is not the folder of a finished run, and what to name instead."""
+    """Return what a path is that is not the folder of a finished run, and what to name instead."""
     parent = folder.parent if folder.is_absolute() else Path(os.path.relpath(folder.parent))
     if not folder.exists():
         near = difflib.get_close_matches(folder.name, _runs_in(parent), 3)

@@ -53,7 +53,7 @@ def require_cell(config: Config, name: str, data_digest: str) -> None:
 
 
 def not_a_cell(name: str | None) -> ConfigError:
-    """Say why a run cannot be recorded in the folder of cells."""
+    """Return why a run cannot be recorded in the folder of cells."""
     named = f"name={name} is not of these settings" if name else "this run has no such name"
     return ConfigError(
         f"study={CELLS}: sweeps keep their cells there, each under a name that ends in the "
@@ -92,7 +92,7 @@ def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def code_digest() -> str:
-    """Give the sha256 of the sources that make numbers, as they were when first asked for.
+    """Return the sha256 of the sources that make numbers, as they were when first asked for.
 
     It is of their syntax: comments, docstrings and formatting do not count.
     """
@@ -100,7 +100,7 @@ def code_digest() -> str:
 
 
 def code_changed() -> bool:
-    """Say whether the sources are others by now: a new process would make other numbers."""
+    """Whether the sources are others by now: a new process would make other numbers."""
     return _code_digest() != code_digest()
 
 
@@ -123,7 +123,7 @@ def _sources_digest(root: Path, files: list[Path]) -> str:
 
 @cache  # of a file's content, which is asked for before each cell of a sweep
 def _code_of(source: bytes) -> str:
-    """Give the code of a Python file, without comments, docstrings and formatting."""
+    """Return the code of a Python file, without comments, docstrings and formatting."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # told when it is imported
@@ -140,12 +140,12 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def data_digest(settings: DataSettings) -> str:
-    """Give the digest of the corpus. Raises ValueError or OSError if there is no such corpus."""
+    """Return the digest of the corpus. Raises ValueError or OSError if there is no such corpus."""
     return corpus_of(settings).digest
 
 
 def corpus_of(settings: DataSettings) -> Corpus:
-    """Give the corpus, which is built if it was not; once in a process.
+    """Return the corpus, which is built if it was not; once in a process.
 
     Raises ValueError or OSError if there is no such corpus.
     """
@@ -166,7 +166,7 @@ _corpora: dict[str, Corpus | ValueError | OSError] = {}
 
 @cache
 def _weights(name: str) -> str:
-    """Say which weights a model starts from, wherever they lie."""
+    """Return which weights a model starts from, wherever they lie."""
     folder = Path(name)
     cell = folder.parent
     if folder.name == MODEL and cell.parent.name == CELLS:

@@ -16,7 +16,7 @@ _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def why_unwritten(folder: Path, error: Exception) -> str:
-    """Say why a write in a folder failed: that the disk is full, or what the error says."""
+    """Return why a write in a folder failed: that the disk is full, or what the error says."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

@@ -266,7 +266,7 @@ def own_settings() -> wandb.Settings:
 
 
 def _asked_to_send(connection: Connection) -> bool:
-    """Say whether online was asked for by name, here or in the environment."""
+    """Whether online was asked for by name, here or in the environment."""
     by_name = os.environ.get("WANDB_MODE") in ("online", "run", "shared")
     return connection.mode == "online" or (connection.mode == "auto" and by_name)
 

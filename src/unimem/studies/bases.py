@@ -55,7 +55,7 @@ class Bases:
         self._optional = [*self._given, *(key for key in optional if key in self._own)]
 
     def follows(self, key: str) -> bool:
-        """Say whether an override of this name reaches the base."""
+        """Whether an override of this name reaches the base."""
         return under(key, (*self._followed, *self._given))
 
     def without_model(self, combination: Combination) -> Combination:
@@ -67,7 +67,7 @@ class Bases:
         }
 
     def of(self, found: Sequence[Combination], options: SweepOptions) -> list[Cell | None]:
-        """Give the base of each combination, signed. Raises `ConfigError`."""
+        """Return the base of each combination, signed. Raises `ConfigError`."""
         made = self._made([c for c in found if "base" not in c], options) if self._exist else {}
         for line in dict.fromkeys(c["base"] for c in found if "base" in c):
             made[line,] = recorded_run(Path(str(parse([line])["base"].value())))
@@ -114,7 +114,7 @@ class Bases:
 
 
 def _lines(entries: Sequence[str]) -> dict[str, str]:
-    """Give each override under its name. Raises `ConfigError`."""
+    """Return each override under its name. Raises `ConfigError`."""
     try:
         own = parse(entries)
     except ConfigError as error:
@@ -138,12 +138,12 @@ def _draft(label: str, overrides: Mapping[str, str], given: Sequence[str]) -> Dr
 
 
 def under(key: str, names: Sequence[str]) -> bool:
-    """Say whether a setting is one of these, or lies below one."""
+    """Whether a setting is one of these, or lies below one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def is_setting(node: DictConfig, name: str) -> bool:
-    """Say whether `name` is a group, a setting or a node of settings."""
+    """Whether `name` is a group, a setting or a node of settings."""
     if (config_root() / "conf" / name).is_dir():
         return True
     value = OmegaConf.to_container(node)

@@ -73,7 +73,7 @@ class Cell:
     tokenizer: str = "bpe"
 
     def first(self) -> "Cell":
-        """Give the run that did not start from another: the cell itself, or its base's first."""
+        """Return the run that did not start from another: the cell itself, or its base's first."""
         return self if self.base is None else self.base.first()
 
 
@@ -165,12 +165,12 @@ def parse(lines: Sequence[str]) -> dict[str, Override]:
 
 
 def lines_of(overrides: Sequence[str]) -> dict[str, str]:
-    """Give overrides as they are written, each under its name. Raises `ConfigError`."""
+    """Return overrides as they are written, each under its name. Raises `ConfigError`."""
     return {key: override.input_line or "" for key, override in parse(overrides).items()}
 
 
 def is_option(kind: type[SweepOptions], key: str) -> bool:
-    """Say whether an override of this name is for the command itself, not for its runs."""
+    """Whether an override of this name is for the command itself, not for its runs."""
     return key.split(".")[0] in kind.model_fields
 
 
@@ -199,7 +199,7 @@ def read_options(kind: type[Options], primary: str, overrides: Mapping[str, Over
 
 
 def _tell_other_model(node: DictConfig, base: Cell) -> None:
-    """Say which model of a profile or experiment is passed over for that of the base."""
+    """Return which model of a profile or experiment is passed over for that of the base."""
     own = base.first().config.model.model_dump()
     other = {key: node.model[key] for key in ("hidden_size", "num_heads") if key in node.model}
     if any(key in own and own[key] != value for key, value in other.items()):
@@ -208,7 +208,7 @@ def _tell_other_model(node: DictConfig, base: Cell) -> None:
 
 
 def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:
-    """Give the overrides that make a cell start from the base run's weights."""
+    """Return the overrides that make a cell start from the base run's weights."""
     if "model" in (given := parse(overrides)):
         line = given["model"].input_line
         raise ConfigError(f"{line}: the model of a study with base: is its base's")

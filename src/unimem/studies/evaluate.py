@@ -16,7 +16,7 @@ CHOICES = (*(f"memory.{dimension}" for dimension in DIMENSIONS), "injection_laye
 
 
 def inherit(base: Cell, own: Combination) -> Combination:
-    """Give the overrides of a cell that reads with a base's weights: the base's, then its own.
+    """Return the overrides of a cell that reads with a base's weights: the base's, then its own.
 
     Another method brings its own choices and budgets: of the base's memory only the length of a
     segment stays. Other choices leave the base's budgets as they are, without those that no option

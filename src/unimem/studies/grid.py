@@ -21,7 +21,7 @@ Combination = dict[str, str]
 
 
 def combinations(grids: Sequence[Mapping[str, Override]]) -> list[Combination]:
-    """Give all combinations of all grids.
+    """Return all combinations of all grids.
 
     Raises `ConfigError` for values that cannot be listed, or if there is no combination, or more
     than `MOST_CELLS`.
@@ -41,7 +41,7 @@ def varied(found: Sequence[Combination]) -> list[str]:
 
 
 def labels(found: Sequence[Combination], otherwise: str) -> list[str]:
-    """Say what sets each combination apart; `otherwise` where nothing does."""
+    """Return what sets each combination apart; `otherwise` where nothing does."""
     keys = varied(found)
     return [" ".join(c[key] for key in keys if key in c) or otherwise for c in found]
 

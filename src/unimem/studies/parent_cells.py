@@ -18,7 +18,7 @@ They say which weights are read, and cannot be changed once these are trained.
 
 
 def choose(cells: Sequence[Cell], base: BaseStudy, given: Mapping[str, Override]) -> list[Cell]:
-    """Give the cells that `base` names, and of these what the command line chooses.
+    """Return the cells that `base` names, and of these what the command line chooses.
 
     Raises `ConfigError` if there is none.
     """
@@ -50,7 +50,7 @@ def _has(cell: Cell, wanted: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _value(key: str, value: Any) -> Any:
-    """Give a value as the setting takes it: YAML reads the text `true` as a truth value."""
+    """Return a value as the setting takes it: YAML reads the text `true` as a truth value."""
     return str(value).lower() if key in TEXT_SETTINGS and isinstance(value, bool) else value
 
 

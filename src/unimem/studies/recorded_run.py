@@ -22,7 +22,7 @@ PLACE = ("output", "study", "name", "resume", "logger.group", "logger.tags")
 
 
 def recorded_run(folder: Path) -> Cell:
-    """Give a finished run, to start from its weights.
+    """Return a finished run, to start from its weights.
 
     Raises `ConfigError` if it is not finished, has no weights, or if its settings or documents are
     no longer to be had.
@@ -59,7 +59,7 @@ def recorded_run(folder: Path) -> Cell:
 
 
 def overrides_of(recorded: dict[str, Any]) -> list[str]:
-    """Give overrides of `unimem-train` that compose a recorded configuration again.
+    """Return overrides of `unimem-train` that compose a recorded configuration again.
 
     Only what the groups and the method do not say already is named. Raises `ConfigError` if the
     settings of this version cannot say what was recorded.
@@ -92,12 +92,12 @@ def _composed(lines: list[str]) -> dict[str, Any]:
 
 
 def _plain(lines: list[str]) -> dict[str, Any]:
-    """Give all that can be set beside these lines, whether it says something or not."""
+    """Return all that can be set beside these lines, whether it says something or not."""
     return cast(dict[str, Any], OmegaConf.to_container(compose_node("train", lines)))
 
 
 def _differing(recorded: dict[str, Any], composed: dict[str, Any]) -> list[str]:
-    """Give the recorded settings that are others in `composed`, or missing there, as overrides."""
+    """Return, as overrides, the recorded settings that differ in `composed` or are missing there."""
     same = set(setting_lines(composed))
     return [
         line

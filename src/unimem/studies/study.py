@@ -138,7 +138,7 @@ def _file(given: Overrides) -> StudyFile:
 
 
 def _mode(given: Sequence[Override | None]) -> Mode:
-    """Give the mode that comes first, on the command line or in the file."""
+    """Return the mode that comes first, on the command line or in the file."""
     for override in given:
         match None if override is None else override.value():
             case None:
@@ -160,7 +160,7 @@ def _options(file: StudyFile, fixed: Overrides, given: Overrides) -> SweepOption
 def _starts(
     file: StudyFile, fixed: Overrides, given: Overrides, options: SweepOptions, mode: Mode
 ) -> list[Start]:
-    """Give for every cell its base run and what it says itself."""
+    """Return for every cell its base run and what it says itself."""
     profile = [] if file.profile is None else [f"profile={file.profile}"]
     other = file.base if isinstance(file.base, BaseStudy) and "base" not in given else None
     own = given if other is None else {k: o for k, o in given.items() if k not in CHOOSING}
@@ -202,7 +202,7 @@ def _starts(
 def _other_cells(
     base: BaseStudy, first: Sequence[str], given: Overrides, options: SweepOptions
 ) -> tuple[Cell, ...]:
-    """Give the cells of the study that `base` names, at the same scale and place."""
+    """Return the cells of the study that `base` names, at the same scale and place."""
     reach = [o.input_line or "" for key, o in given.items() if under(key, REACH_BASE)]
     place = [f"output={literal(options.output)}", f"dry_run={literal(options.dry_run)}"]
     return expand([f"sweeps={literal(base.sweeps)}", *first, *reach, *place]).cells
@@ -243,7 +243,7 @@ def _with_equal_tokens(starts: Sequence[Start], drafts: Sequence[Draft]) -> list
 
 
 def _tokens(config: Config) -> int:
-    """Give the tokens that training reads at most on one device; 0 if its steps are an epoch's."""
+    """Return the most tokens that training reads on one device; 0 if it trains for an epoch."""
     trainer = config.trainer
     rows = trainer.batch_size * trainer.accumulate
     segments = rows * config.segments_per_step() * (trainer.max_steps or 0)

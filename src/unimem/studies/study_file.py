@@ -190,7 +190,7 @@ def _find(name: str) -> Path:
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Give all texts in nested values, each with the dotted name of its place."""
+    """Return all texts in nested values, each with the dotted name of its place."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield place or str(key), str(key)

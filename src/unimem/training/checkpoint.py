@@ -199,12 +199,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Give the number of optimizer steps taken at a checkpoint."""
+    """Return the number of optimizer steps taken at a checkpoint."""
     return int(checkpoint.stem.rpartition("-")[2])
 
 
 def best_checkpoint(folder: Path, step: int) -> Path:
-    """Say where the weights after `step` lie, if they were the best that validation had seen."""
+    """Return where the weights after `step` lie, if they were the best that validation had seen."""
     return folder / f"best-{step:08d}.ckpt"
 
 
@@ -220,7 +220,7 @@ def _superseded(folder: Path) -> list[Path]:
 
 
 def newest_valid(folder: Path) -> Path | None:
-    """Give the newest checkpoint that is whole; name those that are not. None if there was none.
+    """Return the newest checkpoint that is whole; name those that are not. None if there was none.
 
     Raises ValueError if there were some and all are damaged.
     """
@@ -249,7 +249,7 @@ def set_aside(folder: Path, newest: Path | None) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint's file; None if nothing is."""
+    """Return what is wrong with a checkpoint's file; None if nothing is."""
     checksum = _checksum(path)
     if not checksum.exists():
         return f"{checksum.name} is missing"

@@ -18,7 +18,7 @@ FIRST_PORT, PORTS = 15_000, 17_000
 
 
 def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | None:
-    """Say how the processes of a run in a Slurm job find each other; None leaves it to Lightning.
+    """Return the cluster environment of a run in a Slurm job; None leaves it to Lightning.
 
     Lightning's own choice takes the tasks that a job may have for processes that are there.
     """
@@ -30,7 +30,7 @@ def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | 
 
 @contextmanager
 def told_if_lost(processes: int) -> Iterator[None]:
-    """Tell in a line that another of the processes of a run ended, which ends this one too.
+    """Raise a clear error if another process of the run ended, which ends this one too.
 
     Raises ChildProcessError then.
     """
@@ -56,7 +56,7 @@ class SrunTasks(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Say that they are all there."""
+        """Whether all processes were launched already: they were, by srun."""
         return True
 
     @property
@@ -76,28 +76,28 @@ class SrunTasks(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Say whether srun started this process."""
+        """Whether srun started this process."""
         task = task_of(os.environ)
         return task is not None and task.launcher == "srun"
 
     def world_size(self) -> int:
-        """Give the number of tasks."""
+        """Return the number of tasks."""
         return self._task.count
 
     def set_world_size(self, size: int) -> None:
         """Change nothing: srun has decided."""
 
     def global_rank(self) -> int:
-        """Give the index among all tasks."""
+        """Return the index among all tasks."""
         return self._task.rank
 
     def set_global_rank(self, rank: int) -> None:
         """Change nothing: srun has decided."""
 
     def local_rank(self) -> int:
-        """Give the index among the tasks on this node."""
+        """Return the index among the tasks on this node."""
         return self._task.local_rank
 
     def node_rank(self) -> int:
-        """Give the index of this node."""
+        """Return the index of this node."""
         return self._task.node

@@ -12,7 +12,7 @@ from unimem.settings import TrainerSettings
 
 
 def device_type(settings: TrainerSettings) -> str:
-    """Give `cuda` or `cpu`. Raises ValueError if a GPU is asked for and there is none."""
+    """Return `cuda` or `cpu`. Raises ValueError if a GPU is asked for and there is none."""
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu but torch finds no GPU; use auto or cpu")
     return "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
@@ -26,14 +26,14 @@ def chosen_precision(settings: TrainerSettings) -> str:
 
 
 def num_devices(settings: TrainerSettings) -> int:
-    """Give the number of processes on each node."""
+    """Return the number of processes on each node."""
     if settings.devices != "auto":
         return settings.devices
     return torch.cuda.device_count() if device_type(settings) == "cuda" else 1
 
 
 def chosen_strategy(settings: TrainerSettings, model: PreTrainedModel) -> Strategy | str:
-    """Give Lightning's strategy for the devices; `model` has memory attached."""
+    """Return Lightning's strategy for the devices; `model` has memory attached."""
     if settings.strategy == "fsdp":
         layers = {type(layer) for layer in cast(Any, model.base_model).layers}
         half = chosen_precision(settings).startswith("bf16")

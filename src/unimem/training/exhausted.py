@@ -42,7 +42,7 @@ class OutOfMemoryError(MemoryError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error, or what caused it, is of memory that is not there."""
+    """Whether an error, or what caused it, is of memory that is not there."""
     if isinstance(error, OSError):
         found = error.errno == errno.ENOMEM
     elif isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
@@ -109,7 +109,7 @@ def _on_cpu(config: "Config") -> list[str]:
 
 
 def in_words(error: BaseException) -> str:
-    """Say what was asked for, if the error tells, and what there is."""
+    """Return what was asked for, if the error tells, and what there is."""
     while not _ASKED.search(str(error)) and error.__cause__ is not None:
         error = error.__cause__
     found = _ASKED.search(str(error))

@@ -60,7 +60,7 @@ def need(
     trains: bool,
     checkpointing: bool = False,
 ) -> Need:
-    """Say what a step of `rows` rows with `segments` segments each needs.
+    """Return what a step of `rows` rows with `segments` segments each needs.
 
     `longest` is the longest document's number of tokens, `dtype` what is computed in.
     """
@@ -108,7 +108,7 @@ def need(
 
 
 def memory_of(device: torch.device) -> int:
-    """Give the bytes that a device has: a GPU's own, or what this machine or container may use."""
+    """Return the bytes of a device: of the GPU, or what this machine or container may use."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
@@ -187,7 +187,7 @@ def require_fit(
 def _refusal(
     what: str, found: Need, total: int, there: int, device: torch.device, config: Config
 ) -> str:
-    """Say what does not fit, up to the rows."""
+    """Return what does not fit, up to the rows."""
     parts = {
         "weights": found.weights,
         "attention within a segment": found.attention,

@@ -20,7 +20,7 @@ def num_parameters(model: PreTrainedModel) -> int:
 
 
 def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
-    """Give the most that one row remembers while it reads a document of `longest` tokens, in bytes.
+    """Return the largest state of one row in bytes while it reads a document of `longest` tokens.
 
     `dtype` is that of keys, values and summaries. Equals the greatest `MemoryBank.bytes_per_row`.
     """

@@ -47,7 +47,7 @@ class Task:
 
 
 def task_of(environment: Mapping[str, str]) -> Task | None:
-    """Say which task of torchrun or of srun this process is; None if they did not start it.
+    """Return which task of torchrun or of srun this process is; None if they did not start it.
 
     The script of a batch job is none: it runs once, however many tasks the job may have, with
     SLURM_PROCID=0 but without the variables of a job step, which srun sets. Nor is a process that
@@ -80,7 +80,7 @@ _OF_STEPS = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS")
 
 
 def as_given(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Give the arguments without what Lightning adds for the other processes of a run.
+    """Return the arguments without what Lightning adds for the other processes of a run.
 
     It names folders of Hydra's own, which are not used here.
     """
@@ -91,7 +91,7 @@ def as_given(arguments: Sequence[str], environment: Mapping[str, str]) -> list[s
 
 
 def rank_of(environment: Mapping[str, str]) -> int:
-    """Give the rank of this process in its run, as far as variables say it; 0 if they do not.
+    """Return the rank of this process in its run, as far as variables say it; 0 if they do not.
 
     Where the processes of several nodes are started one by one, it is not 0 except for the first.
     """
@@ -123,7 +123,7 @@ def require_tasks(task: Task | None, devices: int, nodes: int) -> None:
 
 
 def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables without those of launchers: of a process that is a run of its own."""
+    """Return the variables without those of launchers: of a process that is a run of its own."""
     return {
         k: v
         for k, v in environment.items()
@@ -132,7 +132,7 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def slurm_job(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Give the id of the Slurm job, and how often it was queued again; None outside of one."""
+    """Return the id of the Slurm job, and how often it was queued again; None outside of one."""
     if "SLURM_JOB_ID" not in environment:
         return None
     array = environment.get("SLURM_ARRAY_JOB_ID")

@@ -76,24 +76,24 @@ def make_loggers(
 
 
 def as_sink(own: RunLogger) -> Sink:
-    """Give what hands lines of metrics.jsonl to a logger."""
+    """Return what hands lines of metrics.jsonl to a logger."""
     return lambda record: own.log(train_values(record), record["step"])
 
 
 def replay(records: Sequence[dict[str, Any]], loggers: Sequence[RunLogger]) -> None:
-    """Give the lines that a continued run has already to the loggers that were begun anew."""
+    """Log again, to loggers that begin anew, the lines that a continued run has already."""
     for own in loggers:
         for record in records if own.anew else ():
             own.log(train_values(record), record["step"])
 
 
 def train_values(record: dict[str, Any]) -> dict[str, Any]:
-    """Give the values of a line of metrics.jsonl under their keys, without its step."""
+    """Return the values of a line of metrics.jsonl under their keys, without its step."""
     return {TRAIN_KEYS.get(key, key): value for key, value in record.items() if key != "step"}
 
 
 def eval_values(evaluation: dict[str, Any]) -> dict[str, float]:
-    """Give the numbers of an evaluation, in nats per token: `eval/nll`, `eval/nll_off`, ...
+    """Return the numbers of an evaluation, in nats per token: `eval/nll`, `eval/nll_off`, ...
 
     `eval/gain` is what own memory gains over memory off, `eval/gain_over_other` over another
     document's; both are positive if own memory helps. What is not known is left out.
@@ -135,7 +135,7 @@ def run_tags(config: Config) -> list[str]:
 
 
 def describe_wandb(settings: LoggerSettings) -> str | None:
-    """Say in a line what goes to W&B, and how to change it; None if it was switched off."""
+    """Return in a line what goes to W&B, and how to change it; None if it was switched off."""
     if settings.mode == "disabled":
         return None
     from unimem.runs.wandb_run import PROJECT, chosen_mode, own_settings
@@ -251,13 +251,13 @@ class FileLogger:
 
 
 def csv_logger(folder: Path) -> CSVLogger:
-    """Give Lightning's CSV logger, which writes `csv/metrics.csv` in a run's folder anew."""
+    """Return Lightning's CSV logger, which writes `csv/metrics.csv` in a run's folder anew."""
     shutil.rmtree(folder / CSV, ignore_errors=True)
     return CSVLogger(folder, name="", version=CSV)
 
 
 def tensorboard_logger(folder: Path) -> TensorBoardLogger:
-    """Give Lightning's TensorBoard logger, which writes `tensorboard/` in a run's folder anew."""
+    """Return Lightning's TensorBoard logger, which writes `tensorboard/` in a run's folder anew."""
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     return TensorBoardLogger(folder, name="", version=TENSORBOARD, default_hp_metric=False)
 

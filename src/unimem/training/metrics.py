@@ -58,7 +58,7 @@ class Metrics(Callback):
         self._clock += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the sums."""
+        """Return the sums."""
         return {
             "nll": self._nll,
             "tokens": self._tokens,
@@ -230,17 +230,17 @@ class ProgressBar(RichProgressBar):
         return "training"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Give loss and perplexity, and those of the last validation."""
+        """Return loss and perplexity, and those of the last validation."""
         return {**self._metrics.latest, **self._metrics.validated}
 
 
 def on_terminal() -> bool:
-    """Say whether somebody is watching, so that a bar is worth drawing."""
+    """Whether somebody is watching, so that a bar is worth drawing."""
     return sys.stderr.isatty()
 
 
 def log_line(max_steps: int) -> Sink:
-    """Give a sink that logs a short line of each record."""
+    """Return a sink that logs a short line of each record."""
 
     def log(record: dict[str, Any]) -> None:
         if VALIDATION in record:

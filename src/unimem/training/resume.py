@@ -94,7 +94,7 @@ class ProcessState(Callback):
 
 
 def circumstances() -> dict[str, Any]:
-    """Give all that must be equal for a continued run to repeat the bits of an uninterrupted one.
+    """Return all that must be equal for a continued run to repeat the bits of an uninterrupted one.
 
     Code, versions, threads, devices, determinism, and the variables by which libraries choose
     kernels.
@@ -109,7 +109,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool = False) -> str:
-    """Say whether a continued run repeats the uninterrupted one bit for bit.
+    """Whether a continued run repeats the uninterrupted one bit for bit.
 
     On a GPU it does so only under deterministic algorithms: the backward kernels of attention add
     up in whatever order their blocks finish.
@@ -143,7 +143,7 @@ def refused_unless_restored(checkpoint: Path | None, trainer: Trainer) -> Iterat
 
 
 def saved_state(checkpoint: Path) -> dict[str, Any]:
-    """Give what `ProcessState` put into a checkpoint, without reading the tensors.
+    """Return what `ProcessState` put into a checkpoint, without reading the tensors.
 
     Raises ValueError if it is not of that form.
     """
@@ -227,7 +227,7 @@ def require_same_run(checkpoint: Path, corpus_digest: str, settings: str) -> Non
 
 
 def random_state() -> dict[str, Any]:
-    """Give the state of python's, NumPy's and torch's generators, as ints, lists and tensors."""
+    """Return the state of python's, NumPy's and torch's generators, as ints, lists and tensors."""
     version, numbers, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=False)
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
@@ -251,7 +251,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _copy(bank: MemoryBank | None) -> dict[str, Any] | None:
-    """Give what `bank` holds, on the CPU, without the larger tensors that it is a view of."""
+    """Return what `bank` holds, on the CPU, without the larger tensors that it is a view of."""
     if bank is None:
         return None
     rows = torch.arange(len(bank.position), device=bank.position.device)

@@ -235,7 +235,7 @@ class _Run:
                     self.announce(f"{'W&B':<18} to send it: {command}")
 
     def headline(self, checkpoint: Path | None) -> str:
-        """Say what is about to run, in a block of lines."""
+        """Return what is about to run, in a block of lines."""
         config, memory = self.config, self.config.memory
         lines = {
             "method": config.method.name,
@@ -260,7 +260,7 @@ class _Run:
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
 
     def training(self) -> dict[str, str]:
-        """Say what decides the size of an update, and in which precision all is computed."""
+        """Return what decides the size of an update, and in which precision all is computed."""
         settings = self.config.trainer
         weights = f"{self.precision}, {dtype_name(self.weights_dtype)} weights"
         if settings.steps == 0:
@@ -454,7 +454,7 @@ def _with_steps(config: Config, documents: Documents) -> Config:
 
 
 def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
-    """Say that memory is read in few documents or in none, of those to train on or held out."""
+    """Return warnings if memory is read in few or none of the training or held-out documents."""
     if not remembers(plan) or hasattr(config.data, "length"):  # a generated corpus's was known
         return []
     settings, kind = config.evaluation, config.data.kind
@@ -470,7 +470,7 @@ def _unread(config: Config, corpus: Corpus, plan: MemoryPlan) -> list[str]:
 
 
 def _beyond_documents(config: Config, documents: Documents) -> str | None:
-    """Say that gradient is to reach further back than any document does; None if it is not."""
+    """Return a warning if bptt_segments is more than any document has, else None."""
     reach, length = config.memory.bptt_segments, config.memory.segment_length
     most = -(-_longest(documents) // length)
     if not config.trainer.steps or reach < most or most == 1:  # one segment is told elsewhere
@@ -492,4 +492,4 @@ def _lengths(documents: Documents) -> list[int]:
 
 
 def _silent(line: str) -> None:
-    """Say nothing: only the first process speaks."""
+    """Print nothing: only the first process prints."""

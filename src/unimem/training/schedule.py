@@ -6,7 +6,7 @@ from unimem.settings import TrainerSettings
 
 
 def learning_rate_factor(step: int, settings: TrainerSettings) -> float:
-    """Give the share of `learning_rate` that optimizer step `step` (from 0) uses.
+    """Return the share of `learning_rate` that optimizer step `step` (from 0) uses.
 
     It rises in a line over `warmup_steps`. Then `cosine` falls along half a wave to
     `final_learning_rate` at the last step; `linear` stays, and falls in a line over the last

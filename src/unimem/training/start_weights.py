@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_memory(model: PreTrainedModel, settings: ModelSettings, *, trains: bool) -> None:
-    """Give the attached memory the weights that lie beside a pretrained model, if there are any.
+    """Load the weights of memory that lie beside a pretrained model, if there are any.
 
     Soft tokens and gates that do not lie there in the same shape start anew, and a line says so.
     A line names them too where no weights of memory lie there at all and the run does not train.

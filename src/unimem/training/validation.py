@@ -71,7 +71,7 @@ class Validation(Callback):
         self.stopped_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what decides when to stop and which weights were best."""
+        """Return what decides when to stop and which weights were best."""
         return {
             "pending": self._pending,
             "best": self.best,
@@ -112,7 +112,7 @@ class Validation(Callback):
         trainer.should_stop |= self.stopped_at is not None
 
     def why_stopped(self) -> str | None:
-        """Say why training ended before its last step; None if it did not."""
+        """Return why training ended before its last step; None if it did not."""
         if self.stopped_at is None:
             return None
         least = self._settings.min_improvement
@@ -123,7 +123,7 @@ class Validation(Callback):
         )
 
     def record(self) -> dict[str, Any]:
-        """Give what a run's result says of its validation."""
+        """Return what a run's result says of its validation."""
         return {
             "documents": len(self._documents),
             "also_evaluated": self._documents.also_evaluated,
@@ -147,7 +147,7 @@ class Validation(Callback):
         self._judge(trainer, values["val/nll"], step)
 
     def _read(self, trainer: Trainer, model: PreTrainedModel) -> dict[str, float] | None:
-        """Give nats per token with memory, and without; None if the process is asked to end."""
+        """Return nats per token with memory, and without; None if the process is asked to end."""
         uses: list[Use] = ["own"]
         if self._evaluation.controls and remembers(attached(model).plan):
             uses.append("off")
@@ -226,7 +226,7 @@ class ValidationDocuments:
         return len(self.index)
 
     def some(self, places: list[int]) -> Sample:
-        """Give the documents at these places of `index`."""
+        """Return the documents at these places of `index`."""
         return Sample.of(self._held_out, [self.index[i] for i in places], self._max_tokens)
 
 

@@ -25,7 +25,7 @@ class Kernel(Protocol):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, band: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Give the output [B, H, T, D] and the log-sum-exp [B, H, T], float32 at least.
+        """Return the output [B, H, T, D] and the log-sum-exp [B, H, T], float32 at least.
 
         A query that sees nothing gets 0 and -inf.
         """
@@ -42,7 +42,7 @@ class Kernel(Protocol):
         out: Tensor,
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of query, key and value under the output of a wider softmax.
+        """Return the gradients of query, key and value under the output of a wider softmax.
 
         `out` and `lse` are those of the softmax over all parts, of which these keys are one.
         """
@@ -50,7 +50,7 @@ class Kernel(Protocol):
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Give the type to sum numbers of another in: float32 at least."""
+    """Return the type to sum numbers of another in: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -28,7 +28,7 @@ class Efficient:
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, band: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Give the output [B, H, T, D] and the log-sum-exp [B, H, T], float32; takes no band."""
+        """Return the output [B, H, T, D] and the log-sum-exp [B, H, T], float32; takes no band."""
         assert band is None, "the caller gives a band as a bias"
         key, value = (_repeated(t, query.shape[1]) for t in (key, value))
         out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
@@ -51,7 +51,7 @@ class Efficient:
         out: Tensor,
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of query, key and value under the joint `out` and `lse`."""
+        """Return the gradients of query, key and value under the joint `out` and `lse`."""
         assert band is None, "the caller gives a band as a bias"
         heads, groups = query.shape[1], key.shape[1]
         key, value = (_repeated(t, heads) for t in (key, value))
@@ -77,7 +77,7 @@ class Efficient:
 
 
 def _repeated(tensor: Tensor, heads: int) -> Tensor:
-    """Give every query head its keys or values: the operator knows no groups."""
+    """Repeat keys or values for every query head: the operator knows no groups."""
     return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 
 
@@ -87,7 +87,7 @@ def _summed(grad: Tensor, groups: int) -> Tensor:
 
 
 def _aligned(bias: Tensor | None, query: Tensor) -> Tensor | None:
-    """Give the bias as the operator reads it, [B, H, T, N] over storage with aligned rows."""
+    """Return the bias as the operator reads it, [B, H, T, N] over storage with aligned rows."""
     if bias is None:
         return None
     keys = bias.shape[-1]

@@ -33,7 +33,7 @@ class Flash:
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, band: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Give the output [B, H, T, D] and the log-sum-exp [B, H, T], float32.
+        """Return the output [B, H, T, D] and the log-sum-exp [B, H, T], float32.
 
         Without a bias it raises TypeError unless in half precision, and ValueError for a head size
         that no build knows.
@@ -64,7 +64,7 @@ class Flash:
         out: Tensor,
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of query, key and value under the joint `out` and `lse`."""
+        """Return the gradients of query, key and value under the joint `out` and `lse`."""
         if bias is not None:
             return self.biased.backward(grad, query, key, value, bias, band, out, lse)
         saved = (_tokens_first(t) for t in (grad, query, key, value, out))
@@ -75,12 +75,12 @@ class Flash:
 
 
 def _tokens_first(tensor: Tensor) -> Tensor:
-    """Give [B, H, T, D] as [B, T, H, D], with strides that every build reads."""
+    """Return [B, H, T, D] as [B, T, H, D], with strides that every build reads."""
     tensor = tensor.transpose(1, 2)
     expanded = tensor.stride(-1) != 1 or 0 in tensor.stride()
     return tensor.contiguous() if expanded else tensor
 
 
 def _window(band: int | None) -> dict[str, int]:
-    """Say a band in keyword arguments: so many keys before a query's own, and none behind."""
+    """Return a causal band as keyword arguments of the kernel."""
     return {} if band is None else {"window_size_left": band, "window_size_right": 0}

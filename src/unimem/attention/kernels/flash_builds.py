@@ -28,7 +28,7 @@ class Build(NamedTuple):
 
 
 def available() -> list[Build]:
-    """Give the builds that are installed and run on this GPU, the newest first.
+    """Return the builds that are installed and run on this GPU, the newest first.
 
     PyTorch's own is always the last.
     """

@@ -28,7 +28,7 @@ class Flex:
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, band: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Give the output [B, H, T, D] and the log-sum-exp [B, H, T], float32 at least."""
+        """Return the output [B, H, T, D] and the log-sum-exp [B, H, T], float32 at least."""
         T, N = query.shape[2], key.shape[2]
         attend = _compiled() if query.is_cuda else _plain
         out, aux = attend(
@@ -54,7 +54,7 @@ class Flex:
         out: Tensor,
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of query, key and value under the joint `out` and `lse`.
+        """Return the gradients of query, key and value under the joint `out` and `lse`.
 
         The forward pass is run again. Raises RuntimeError on CPU.
         """
@@ -73,7 +73,7 @@ class Flex:
 def part_gradient(
     grad: Tensor, out: Tensor, lse: Tensor, part_out: Tensor, part_lse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Give the gradients of a part's output and log-sum-exp from that of the joint output.
+    """Return the gradients of a part's output and log-sum-exp from that of the joint output.
 
     With weight w = exp(part_lse - lse) of the part, out = sum of w * part_out over the parts, hence
     d part_out = w * grad, and d part_lse = w * (grad . part_out - grad . out).
@@ -109,7 +109,7 @@ def _adding(bias: Tensor) -> Callable[..., Tensor]:
 
 @lru_cache(maxsize=64)
 def _within(band: int, T: int, N: int, device: torch.device) -> BlockMask:
-    """Say which blocks of keys a band shows."""
+    """Return which blocks of keys a band shows."""
 
     def within(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k - q <= nearest) & (k - q >= farthest)

@@ -14,5 +14,5 @@ class AllLayers(Injection):
     """Memory in every layer (Transformer-XL, Longformer)."""
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give all."""
+        """Return all."""
         return tuple(range(num_layers))

@@ -19,4 +19,4 @@ class Injection(Option, ABC):
 
     @abstractmethod
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give the injected layers of a model with `num_layers` layers."""
+        """Return the injected layers of a model with `num_layers` layers."""

@@ -17,5 +17,5 @@ class Input(Injection):
     at_layers: ClassVar[bool] = False
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give nothing: no layer has a memory of its own."""
+        """Return nothing: no layer has a memory of its own."""
         return ()

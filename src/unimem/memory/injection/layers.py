@@ -21,5 +21,5 @@ class Layers(Injection):
     indices: Places
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give the layers, in order."""
+        """Return the layers, in order."""
         return layers_at(self.indices, num_layers)

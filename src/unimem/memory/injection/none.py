@@ -16,5 +16,5 @@ class NoInjection(Injection):
     at_layers: ClassVar[bool] = False
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Give nothing."""
+        """Return nothing."""
         return ()

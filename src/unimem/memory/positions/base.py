@@ -98,7 +98,7 @@ class Positions(Option, ABC):
     def turns(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
     ) -> tuple[Turn, ...]:
-        """Say how un-rotated queries and keys of `memory` are turned: by the first turn that holds.
+        """Return how un-rotated queries and keys of `memory` are turned: by the first turn that holds
 
         visible [B, 1 or H, T, M] says which slots each query sees, of a scheme that `rearranges`
         them or comes `after_choice`. The latter gets the slots of the memory and behind them the
@@ -113,7 +113,7 @@ class Positions(Option, ABC):
         frame: Frame,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Give the unscaled logits [B, H, T, M] of un-rotated queries on `keys`, those of `memory`.
+        """Return the unscaled logits [B, H, T, M] of un-rotated queries on `keys` of `memory`.
 
         `visible` is as in `turns`.
         """

@@ -65,7 +65,7 @@ class Stingy(Positions):
         )
 
     def _laid_out(self, block: Tensor, age: Tensor, visible: Tensor) -> Tensor:
-        """Give the place of the block of each slot for each query [B, 1 or H, T, M]."""
+        """Return the place of the block of each slot for each query [B, 1 or H, T, M]."""
         each = block[:, None, None, :].expand(visible.shape)
         count = int(block.max()) + 1 if block.numel() else 0
         shown = visible.long().new_zeros(*visible.shape[:3], count)

@@ -165,7 +165,7 @@ class Reading(Option, ABC):
         """Choose slots for each query."""
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
-        """Say which tokens see which by their places, or how often.
+        """Return which tokens see which by their places, or how often.
 
         queries [B, 1, T, 1] and keys [B, 1 or heads, 1, M] are places in the document; gives
         [B, 1 or heads, T, M]. Only of a reading that is `by_place`.
@@ -205,7 +205,7 @@ class PlaceReading(Reading):
 
     @abstractmethod
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
-        """Say which tokens see which by their places, or how often; see `Reading.links`."""
+        """Return which tokens see which by their places, or how often; see `Reading.links`."""
 
     def select(self, view: View) -> Selection:
         """Choose the linked slots that are left."""
@@ -239,7 +239,7 @@ class Union(Reading):
         return chosen
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
-        """Say how often tokens see each other under the first reading that links them."""
+        """Return how often tokens see each other under the first reading that links them."""
         times, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
         for other in others:
             if times.dtype.is_floating_point or other.dtype.is_floating_point:

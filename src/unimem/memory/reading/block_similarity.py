@@ -67,7 +67,7 @@ class BlockSimilarity(Reading):
             )
 
     def remarks(self, chosen: Chosen) -> Iterable[str]:
-        """Say that a choice for the whole segment looks ahead, and what gaps are filled."""
+        """Warn that a choice for the whole segment looks ahead, and which gaps are filled."""
         wanted = self.topk_blocks * self.block_size
         held = chosen.management.most(wanted)
         if held < wanted:

@@ -52,7 +52,7 @@ class Random(PlaceReading):
         return linked & (other >= 0) & (other < number)
 
     def _drawn(self, layer: int, head: Tensor, block: Tensor, number: int) -> Tensor:
-        """Say for each head and block which of the `number` candidates are drawn."""
+        """Return for each head and block which of the `number` candidates are drawn."""
         candidate = block.new_ones(number).cumsum(0) - 1 + self.random_first
         value: Any = self.random_seed
         for part in (layer, head[:, None, None], block[:, None], candidate):

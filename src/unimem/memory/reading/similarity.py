@@ -43,7 +43,7 @@ class Similarity(Reading):
             )
 
     def remarks(self, chosen: Chosen) -> Iterable[str]:
-        """Say that a choice of more slots than there are is no choice."""
+        """Warn that a topk of at least the number of slots chooses nothing."""
         held = chosen.management.most(self.topk)
         if held < self.topk:
             yield (

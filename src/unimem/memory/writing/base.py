@@ -42,7 +42,7 @@ class LayerWriting(Writing):
     """Whether it wants to know the loss of each token, by `revise`."""
 
     def inserts(self, length: int) -> tuple[tuple[int, int], ...]:
-        """Say what stands in a segment of `length` text tokens beside them, in order.
+        """Return what stands in a segment of `length` text tokens beside them, in order.
 
         Each is a pair: how many text tokens stand before it, and which learned token it is.
         """
@@ -53,12 +53,12 @@ class LayerWriting(Writing):
         return tokens
 
     def count(self, length: int) -> int:
-        """Say how many slots a segment of `length` text tokens leaves behind."""
+        """Return how many slots a segment of `length` text tokens leaves behind."""
         return length
 
     @abstractmethod
     def write(self, memory: Memory, segment: Segment) -> Memory:
-        """Give `memory` with what a finished segment leaves behind; new slots stand last."""
+        """Return `memory` with what a finished segment leaves behind; new slots stand last."""
 
     def revise(self, memory: Memory, surprise: Tensor) -> Memory:
         """Look again at the slots of the newest segment, whose losses [B, T] are known by now.
@@ -78,11 +78,11 @@ class InputWriting(Writing):
 
     @abstractmethod
     def read(self, soft: SoftMemory, learned: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what stands before the next segment: tokens [B, P, E], and which are real [B, P]."""
+        """Return the tokens before the next segment [B, P, E], and which of them are real [B, P]."""
 
     @abstractmethod
     def slots(self, soft: SoftMemory, learned: Tensor) -> Tensor:
-        """Give what stands behind the next segment, where its summary is written [B, n, E]."""
+        """Return what stands behind the next segment, where its summary is written [B, n, E]."""
 
     @abstractmethod
     def write(self, soft: SoftMemory, summary: Tensor) -> SoftMemory:

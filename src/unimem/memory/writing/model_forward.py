@@ -35,7 +35,7 @@ class ModelForward(InputWriting):
     write_slots: Literal["newest", "learned"] = "newest"
 
     def read(self, soft: SoftMemory, learned: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the kept summaries, oldest first, with the learned tokens where there are none."""
+        """Return the kept summaries, oldest first, with the learned tokens where there are none."""
         batch, kept, n, hidden = soft.states.shape
         none = soft.counts == 0
         states = soft.states.clone()
@@ -46,7 +46,7 @@ class ModelForward(InputWriting):
         return states.view(batch, kept * n, hidden), valid
 
     def slots(self, soft: SoftMemory, learned: Tensor) -> Tensor:
-        """Give the newest summary, or the learned tokens."""
+        """Return the newest summary, or the learned tokens."""
         none = (soft.counts == 0)[:, None, None]
         if self.write_slots == "learned":
             none = none | ~none

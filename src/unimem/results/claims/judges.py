@@ -199,7 +199,7 @@ def _others(panel: Panel, select: Select) -> list[int]:
 
 
 def _curve(panel: Panel, select: Select, setting: str) -> dict[float, int]:
-    """Give the place of the one selected setting at each numeric value."""
+    """Return the place of the one selected setting at each numeric value."""
     curve: dict[float, int] = {}
     for i in _places(panel, select):
         x = number(panel.readings[i].group.overrides.get(setting))
@@ -220,7 +220,7 @@ def _common(panel: Panel, picks: Sequence[_Pick]) -> list[int]:
 
 
 def _losses(panel: Panel, picks: Sequence[_Pick]) -> tuple[np.ndarray, list[int]]:
-    """Give the losses [S, K, N] of what was picked, for the seeds that all have."""
+    """Return the losses [S, K, N] of what was picked, for the seeds that all have."""
     seeds = _common(panel, picks)
     losses = [panel.readings[pick.place].of(seeds) for pick in picks]
     if panel.levels[0].documents == 1:
@@ -288,7 +288,7 @@ def _decide(
 
 
 def _few(readings: Sequence[Readings]) -> str:
-    """Say that they have too few common seeds, and which cells are missing; '' if enough."""
+    """Return why there are too few common seeds, and which cells are missing; '' if enough."""
     seeds = common_seeds(readings)
     if len(seeds) >= SEEDS:
         return ""
@@ -314,7 +314,7 @@ def _level(panel: Panel, place: int) -> str:
 
 
 def _over(seeds: int) -> str:
-    """Say over what a p-value is."""
+    """Return over what a p-value is."""
     return "over documents alone, 1 seed" if seeds == 1 else f"over {seeds} seeds and documents"
 
 

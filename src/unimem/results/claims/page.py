@@ -25,7 +25,7 @@ class Decision:
     judgement: Judgement
 
     def record(self) -> dict[str, Any]:
-        """Give it ready for JSON."""
+        """Return it ready for JSON."""
         return {
             "statement": self.check.given,
             "sentence": self.check.sentence,
@@ -75,7 +75,7 @@ def _decide(check: Check, panels: Sequence[Panel]) -> Iterator[Decision]:
 
 
 def _concerns(check: Check, panel: Panel, panels: Sequence[Panel]) -> bool:
-    """Say whether no setting that the statement speaks of is in other panels alone."""
+    """Whether no setting that the statement speaks of is in other panels alone."""
     return all(
         _has(panel, select) or not any(_has(other, select) for other in panels)
         for select in check.selects
@@ -99,7 +99,7 @@ def _findings(decisions: Sequence[Decision], *, several: bool) -> Iterator[Findi
 
 
 def _scale(study: StudyRecord, panels: Sequence[Panel]) -> str:
-    """Say at which scale the verdicts were found, which is not that of the publication."""
+    """Return at which scale the verdicts were found, which is not that of the publication."""
     readings = [r for panel in panels for r in panel.readings]
     parameters, tokens = (
         _range([r.recorded(key) for r in readings]) for key in ("parameters", "tokens_seen")

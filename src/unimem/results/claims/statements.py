@@ -55,7 +55,7 @@ class Check:
         return [value for value in self.values.values() if isinstance(value, Select)]
 
     def judge(self, panel: Panel) -> Judgement:
-        """Say whether it holds on the panel's corpus."""
+        """Whether it holds on the panel's corpus."""
         try:
             return self.kind.judge(panel, self.values)
         except UndecidedError as reason:

@@ -20,11 +20,11 @@ class Block(Protocol):
     """A part of a page."""
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
+        """Return it in Markdown."""
         ...
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         ...
 
 
@@ -41,11 +41,11 @@ class Heading:
         return re.sub(r"[^\w\- ]", "", self.text.lower()).replace(" ", "-")
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
+        """Return it in Markdown."""
         return f"{'#' * self.level} {in_markdown(self.text)}"
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         # Those below repeat: each corpus has the same ones.
         anchor = f' id="{self.anchor}"' if self.level == 2 else ""
         return f"<h{self.level}{anchor}>{in_html(self.text)}</h{self.level}>"
@@ -58,12 +58,12 @@ class Contents:
     headings: Sequence[Heading]
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
+        """Return it in Markdown."""
         links = (f"- [{in_brackets(h.text)}](#{h.anchor})" for h in self.headings)
         return "\n".join(links)
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         links = (f'<a href="#{h.anchor}">{in_html(h.text)}</a>' for h in self.headings)
         return f"<nav><ul>{''.join(f'<li>{link}</li>' for link in links)}</ul></nav>"
 
@@ -75,11 +75,11 @@ class Paragraph:
     text: str
 
     def markdown(self) -> str:
-        """Give it in Markdown, in one line."""
+        """Return it in Markdown, in one line."""
         return as_paragraph(self.text)
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         return f"<p>{in_html(self.text)}</p>"
 
 
@@ -90,14 +90,14 @@ class Code:
     text: str
 
     def markdown(self) -> str:
-        """Give it in Markdown; more backquotes around it than it holds in a row."""
+        """Return it in Markdown; more backquotes around it than it holds in a row."""
         fence = "```"
         while fence in self.text:
             fence += "`"
         return f"{fence}\n{printable(self.text)}\n{fence}"
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         return f"<pre>{in_html(self.text)}</pre>"
 
 
@@ -123,7 +123,7 @@ class Measured:
         return f"{written(self.mean, self.form)} {self.interval}"
 
     def html(self) -> str:
-        """Give it in HTML: the interval below the number."""
+        """Return it in HTML: the interval below the number."""
         if math.isnan(self.mean):
             return str(self)
         return f"{written(self.mean, self.form)}<small>{self.interval}</small>"
@@ -140,7 +140,7 @@ class Table:
     prose: bool = False
 
     def markdown(self) -> str:
-        """Give it in Markdown; a marked row is bold."""
+        """Return it in Markdown; a marked row is bold."""
         rule = "---" if self.prose else "---:"
         lines = [[in_markdown(name) for name in self.head], ["---", *[rule] * (len(self.head) - 1)]]
         for i, row in enumerate(self.rows):
@@ -149,7 +149,7 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def columns(self) -> dict[str, list[str | float | None]]:
-        """Give the columns by name: an interval is two of its own, and numbers are numbers."""
+        """Return the columns by name: an interval is two of its own, and numbers are numbers."""
         found: dict[str, list[str | float | None]] = {}
         for i, name in enumerate(self.head):
             cells = [row[i] for row in self.rows]
@@ -162,7 +162,7 @@ class Table:
         return found
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         kind = ' class="prose"' if self.prose else ""
         lines = [f"<tr>{self._cells('th', self.head)}</tr>"]
         for i, row in enumerate(self.rows):
@@ -191,7 +191,7 @@ class Download:
         return f"{self.table.name}.csv"
 
     def csv(self) -> str:
-        """Give the table as comma-separated values, numbers in full; NaN is an empty field."""
+        """Return the table as comma-separated values, numbers in full; NaN is an empty field."""
         columns = self.table.columns()
         rows = [
             {k: None if v != v else v for k, v in zip(columns, row, strict=True)}
@@ -200,11 +200,11 @@ class Download:
         return f"{as_csv(rows, list(columns))}\n"
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
+        """Return it in Markdown."""
         return f"[{in_brackets(self.file)}]({self.file})"
 
     def html(self) -> str:
-        """Give it in HTML."""
+        """Return it in HTML."""
         data = base64.b64encode(self.csv().encode()).decode()
         name = in_html(self.file)
         link = f'<a download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">{name}</a>'
@@ -212,7 +212,7 @@ class Download:
 
 
 def _numbers(texts: Sequence[str]) -> list[str | float | None]:
-    """Give a column as numbers if it holds nothing else; a dash is none."""
+    """Return a column as numbers if it holds nothing else; a dash is none."""
     try:
         return [None if text == "-" else float(text.replace(",", "")) for text in texts]
     except ValueError:
@@ -234,7 +234,7 @@ class Findings:
     findings: Sequence[Finding]
 
     def markdown(self) -> str:
-        """Give them in Markdown."""
+        """Return them in Markdown."""
         lines: list[str] = []
         for finding in self.findings:
             lines.append(f"- {as_paragraph(finding.statement)}")
@@ -242,7 +242,7 @@ class Findings:
         return "\n".join(lines)
 
     def html(self) -> str:
-        """Give them in HTML."""
+        """Return them in HTML."""
         return f'<ul class="findings">{"".join(map(self._item, self.findings))}</ul>'
 
     def _item(self, finding: Finding) -> str:
@@ -262,12 +262,12 @@ class Picture:
     caption: str
 
     def markdown(self) -> str:
-        """Give it in Markdown."""
+        """Return it in Markdown."""
         name = self.path.name
         return f"![{in_brackets(self.caption)}]({name})\n\n{as_paragraph(self.caption)}"
 
     def html(self) -> str:
-        """Give it in HTML, with the picture in it: the SVG file beside it if there is one."""
+        """Return it in HTML, with the picture in it: the SVG file beside it if there is one."""
         vector = self.path.with_suffix(".svg")
         path, kind = (vector, "svg+xml") if vector.is_file() else (self.path, "png")
         data = base64.b64encode(path.read_bytes()).decode()

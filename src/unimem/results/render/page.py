@@ -58,12 +58,12 @@ figcaption { font-size: 0.9rem; color: #555; position: sticky; left: 0; }
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Give the page in Markdown; its pictures are files beside it."""
+    """Return the page in Markdown; its pictures are files beside it."""
     return "\n\n".join(block.markdown() for block in blocks) + "\n"
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
-    """Give the page in HTML: one file that needs no other."""
+    """Return the page in HTML: one file that needs no other."""
     body = "\n".join(block.html() for block in blocks)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -58,7 +58,7 @@ def estimate(runs: Sequence[Cell], output: Path, gpus: int) -> list[RunEstimate]
 
 
 def schedule(found: Sequence[RunEstimate], slots: int) -> float:
-    """Give the seconds until all are done: each starts in the first slot free, after its base."""
+    """Return the seconds until all are done: each starts in the first slot free, after its base."""
     free = [0.0] * slots
     ends: dict[str, float] = {}
     for run in found:
@@ -71,7 +71,7 @@ def schedule(found: Sequence[RunEstimate], slots: int) -> float:
 
 
 def report(found: Sequence[RunEstimate], total: int, slots: int) -> list[str]:
-    """Say in some lines what is left of `total` runs, `slots` at a time."""
+    """Return in some lines what is left of `total` runs, `slots` at a time."""
     lines = [f"runs: {total}, finished already: {total - len(found)}"]
     known = [(run, run.work) for run in found if run.work is not None]
     if known:
@@ -116,7 +116,7 @@ def _estimate(cell: Cell, work: Work | None, before: Sequence[Measured], gpus: i
 
 
 def _sharded(run: RunEstimate) -> str:
-    """Say over how many devices FSDP shards the weights of a run."""
+    """Return over how many devices FSDP shards the weights of a run."""
     settings = run.cell.config.trainer
     if settings.strategy != "fsdp":
         return ""
@@ -126,7 +126,7 @@ def _sharded(run: RunEstimate) -> str:
 
 
 def _rates(found: Sequence[RunEstimate]) -> str:
-    """Say where the rates come from."""
+    """Return where the rates come from."""
     assumed = [run.assumed for run in found if run.work is not None]
     said = {
         words: "as measured here on runs alike" if words is None else f"assumed {words}"

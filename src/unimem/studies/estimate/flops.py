@@ -44,7 +44,7 @@ class Work:
 
 
 def work_of(cell: Cell, gpus: int) -> Work | None:
-    """Give the work of a run on a machine with so many GPUs; None if its model is unknown."""
+    """Return the work of a run on a machine with so many GPUs; None if its model is unknown."""
     config = cell.config
     devices = num_devices(config.trainer, gpus)
     corpus = None if cell.problem else corpus_of(config.data)
@@ -79,7 +79,7 @@ def work_of(cell: Cell, gpus: int) -> Work | None:
 
 
 def flops_per_token(config: Config, shape: Shape, length: float) -> float:
-    """Give the FLOPs of a forward pass for each token of documents of so many tokens.
+    """Return the FLOPs of a forward pass for each token of documents of so many tokens.
 
     Two for every parameter, soft and inserted tokens counted as tokens, and attention over the
     slots that the memory holds on average. Attention within a segment is left out.
@@ -105,7 +105,7 @@ def num_devices(settings: TrainerSettings, gpus: int) -> int:
 
 
 def on_gpu(settings: TrainerSettings, gpus: int) -> bool:
-    """Say whether a run is for a GPU: it asks for one, or takes one that is there."""
+    """Whether a run is for a GPU: it asks for one, or takes one that is there."""
     return settings.accelerator == "gpu" or (settings.accelerator == "auto" and gpus > 0)
 
 
@@ -139,7 +139,7 @@ def _typical(config: Config, split: Literal["train", "validation"]) -> list[int]
 
 
 def _readings(config: Config, shape: Shape, documents: int) -> tuple[int, int]:
-    """Say how often every document is read, and how many side by side."""
+    """Return how often every document is read, and how many side by side."""
     rows = min(config.evaluation.batch_size, documents)
     plan = config.memory.plan(shape.layers)
     if not config.evaluation.controls or not (plan.layers or plan.soft):
@@ -148,7 +148,7 @@ def _readings(config: Config, shape: Shape, documents: int) -> tuple[int, int]:
 
 
 def _state_bytes(config: Config, shape: Shape, longest: int, number: int) -> float:
-    """Give what one row remembers at most: keys and values, each slot's place, and soft tokens.
+    """Return what one row remembers at most: keys and values, each slot's place, and soft tokens.
 
     `number` is the bytes of one. Matrices and notes are left out.
     """
@@ -161,12 +161,12 @@ def _state_bytes(config: Config, shape: Shape, longest: int, number: int) -> flo
 
 
 def _slots(plan: MemoryPlan, read: int) -> list[int]:
-    """Say how many slots each layer holds after so many tokens of a document."""
+    """Return how many slots each layer holds after so many tokens of a document."""
     return [layer.most_slots(read, plan.segment_length) for layer in plan.layers.values()]
 
 
 def _summaries(plan: MemoryPlan, read: int) -> int:
-    """Say how many summaries are kept at the input after so many tokens of a document."""
+    """Return how many summaries are kept at the input after so many tokens of a document."""
     assert plan.soft is not None
     written = -(-read // plan.segment_length)
     return written if plan.soft.soft_segments is None else min(written, plan.soft.soft_segments)

@@ -43,7 +43,7 @@ class Shape:
 
 
 def shape_of(cell: Cell, vocab_size: int) -> Shape | None:
-    """Give the shape of a cell's model; None if nothing is known of it without the hub.
+    """Return the shape of a cell's model; None if nothing is known of it without the hub.
 
     A model of a folder is counted as a LLaMA; of one from the hub the widths follow from
     `model.parameters` and `model.num_layers`, as if it had no grouped heads.
@@ -52,7 +52,7 @@ def shape_of(cell: Cell, vocab_size: int) -> Shape | None:
 
 
 def model_shape(config: Config, vocab_size: int, parameters: int | None = None) -> Shape | None:
-    """Give the shape of the model that the settings name; `parameters` if they are known."""
+    """Return the shape of the model that the settings name; `parameters` if they are known."""
     model = config.model
     if isinstance(model, ScratchModel):
         return _llama(

@@ -54,14 +54,14 @@ def measured_runs(output: Path) -> list[Measured]:
 
 
 def training_rate(runs: Sequence[Measured], config: Config, parameters: int) -> float | None:
-    """Give the FLOPs a second of runs with the same model, options and trainer, if there are."""
+    """Return the FLOPs a second of runs with the same model, options and trainer, if there are."""
     wanted = _training_key(config, parameters)
     alike = [run for run in runs if _training_key(run.config, run.parameters) == wanted]
     return _mean([(run.config, run.training) for run in alike], config)
 
 
 def reading_rate(runs: Sequence[Measured], config: Config, parameters: int) -> float | None:
-    """Give the FLOPs a second of runs that read as `config` does, if there are."""
+    """Return the FLOPs a second of runs that read as `config` does, if there are."""
     wanted = _reading_key(config, parameters)
     alike = [run for run in runs if _reading_key(run.config, run.parameters) == wanted]
     return _mean([(run.config, run.reading) for run in alike], config)

@@ -30,7 +30,7 @@ class Progress:
 
 
 def finished(cell: Cell) -> bool:
-    """Say whether the cell came to its end, with the settings, code and data that it has now."""
+    """Whether the cell came to its end, with the settings, code and data that it has now."""
     if not (cell.folder / RESULT).is_file():
         return False
     try:
@@ -44,12 +44,12 @@ def finished(cell: Cell) -> bool:
 
 
 def begun(cell: Cell) -> bool:
-    """Say whether there is something to continue."""
+    """Whether there is something to continue."""
     return (cell.folder / CONFIG).is_file()
 
 
 def perplexity(cell: Cell) -> float | None:
-    """Give the perplexity of a finished cell, with its own memory; None if it has diverged."""
+    """Return the perplexity of a finished cell, with its own memory; None if it has diverged."""
     return read_result(cell.folder)["evaluation"]["scores"]["own"]["perplexity"]
 
 
@@ -67,12 +67,12 @@ def progress(cell: Cell) -> Progress | None:
 
 
 def log_file(cell: Cell) -> Path:
-    """Give the file that holds all that the cell's processes said."""
+    """Return the file that holds all that the cell's processes said."""
     return cell.folder.with_name(f"{cell.folder.name}.log")
 
 
 def last_lines(cell: Cell, count: int = 5) -> list[str]:
-    """Give the end of the cell's log."""
+    """Return the end of the cell's log."""
     return _tail(log_file(cell))[-count:]
 
 
@@ -93,7 +93,7 @@ def take_lock(cell: Cell) -> IO[str] | None:
 
 
 def write_study(study: Study) -> Path:
-    """Record which cells a study consists of, and what its file says; give the path."""
+    """Record which cells a study consists of, and what its file says; return the path."""
     output = Path(study.options.output)
     path = output / study.options.study / STUDY
     make_folder(path.parent, study.options.output)

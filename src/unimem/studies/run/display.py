@@ -35,13 +35,13 @@ class Lines:
         self._shown = time.monotonic()
 
     def changed(self, status: Status) -> None:
-        """Say what became of a cell; of a failed one its last lines too."""
+        """Return what became of a cell; of a failed one its last lines too."""
         tell(self._console, f"{status.state:<9} {status.cell.label}{_detail(status)}")
         if status.state == State.FAILED:
             tell(self._console, *_failure(status))
 
     def look(self, statuses: Sequence[Status]) -> None:
-        """Say how far the running cells are, if it was not said for a while."""
+        """Return how far the running cells are, if it was not said for a while."""
         if time.monotonic() - self._shown < self.EVERY:
             return
         self._shown = time.monotonic()
@@ -70,7 +70,7 @@ class LiveTable:
         self._live.stop()
 
     def changed(self, status: Status) -> None:
-        """Tell of a failure; all else is in the table."""
+        """Print a failure; everything else is in the table."""
         self._shown = 0.0
         if status.state == State.FAILED:
             tell(self._console, f"failed {status.cell.label}{_detail(status)}", *_failure(status))
@@ -89,7 +89,7 @@ def tell(console: Console, *lines: str) -> None:
 
 
 def table(statuses: Sequence[Status]) -> Table:
-    """Give a table of cells: state, progress, perplexity, time left."""
+    """Return a table of cells: state, progress, perplexity, time left."""
     shown = Table(title=summary(statuses), title_justify="left", box=None, padding=(0, 2, 0, 0))
     shown.add_column("cell", overflow="fold")
     shown.add_column("state")

@@ -16,7 +16,7 @@ def make_launcher(options: SweepOptions, runs: Sequence[Cell]) -> Launcher:
 
 
 def resources(options: SweepOptions, runs: Sequence[Cell]) -> tuple[int, int]:
-    """Say how many runs there are at a time, and how many GPUs a machine has."""
+    """Return how many runs there are at a time, and how many GPUs a machine has."""
     if options.launcher == "slurm":
         return options.jobs or len(runs), int(options.slurm["gpus_per_node"] or 0)
     launcher = LocalLauncher(runs, options.study, options.jobs)

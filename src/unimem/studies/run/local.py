@@ -31,7 +31,7 @@ class LocalRun:
         self._process = process
 
     def poll(self) -> int | None:
-        """Give the exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
         return self._process.poll()
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class LocalLauncher:
         return None if process is None else LocalRun(process)
 
     def environment(self, cell: Cell, slot: int) -> dict[str, str]:
-        """Give the slot's GPUs, or its share of the cores unless the user has set threads."""
+        """Return the slot's GPUs, or its share of the cores unless the user has set threads."""
         settings = cell.config.trainer
         if self.gpus and settings.accelerator != "cpu":
             first = slot * self._width
@@ -154,7 +154,7 @@ def num_cores() -> int:
 
 
 def train_command(cell: Cell, group: str, resume: bool, tags: Sequence[str] = ()) -> list[str]:
-    """Give the command that runs a cell; `group` and `tags` are of its run in W&B."""
+    """Return the command that runs a cell; `group` and `tags` are of its run in W&B."""
     own = [
         f"output={literal(str(cell.folder.parent.parent))}",
         f"study={CELLS}",

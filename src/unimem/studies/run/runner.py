@@ -39,7 +39,7 @@ class Run(Protocol):
     """A cell at work."""
 
     def poll(self) -> int | None:
-        """Give the exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
         ...
 
     def stop(self) -> None:
@@ -173,7 +173,7 @@ class Runner:
         self._set(status, State.RUNNING)
 
     def _state_of(self, base: Cell | None) -> State:
-        """Give the state of a cell's base; a cell without one need not wait."""
+        """Return the state of a cell's base; a cell without one need not wait."""
         if base is None:
             return State.FINISHED
         return next(s.state for s in self.statuses if s.cell.signature == base.signature)
@@ -208,7 +208,7 @@ class Runner:
 
 
 def reason(code: int, folder: Path) -> str:
-    """Say why a cell whose process ended with an exit status has no result in its folder."""
+    """Return why a cell whose process ended with an exit status has no result in its folder."""
     if code == 0:
         return f"its result is of other settings; remove {folder}"
     if code == OUT_OF_MEMORY:

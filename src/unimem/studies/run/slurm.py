@@ -25,7 +25,7 @@ class SlurmRun:
         self._job = job
 
     def poll(self) -> int | None:
-        """Give the exit status of the cell's process, 1 if the job was lost; None before."""
+        """Return the exit status of the cell's process, 1 if the job was lost; None before."""
         if not self._job.done():
             return None
         error = self._job.exception()

@@ -156,7 +156,7 @@ def _cell(options: SearchOptions, space: Space, drawn: Drawn) -> Cell:
 
 
 def _example(options: SearchOptions, space: Space) -> Cell:
-    """Give a run of the space. Raises `ConfigError` with what is most often wrong."""
+    """Return a run of the space. Raises `ConfigError` with what is most often wrong."""
     study = optuna.create_study(sampler=RandomSampler(options.sampler_seed))
     problems: Counter[str] = Counter()
     for _ in range(PROBES):

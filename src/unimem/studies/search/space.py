@@ -66,7 +66,7 @@ class Value:
 
     @property
     def parameters(self) -> dict[str, BaseDistribution]:
-        """Give one parameter, named as the setting."""
+        """Return one parameter, named as the setting."""
         return {self.key: self.distribution}
 
     def override(self, drawn: Drawn) -> str:
@@ -84,7 +84,7 @@ class Subset:
 
     @property
     def parameters(self) -> dict[str, BaseDistribution]:
-        """Give a yes or no for each number."""
+        """Return a yes or no for each number."""
         numbers = range(self.first, self.last)
         return {f"{self.key}[{n}]": CategoricalDistribution((False, True)) for n in numbers}
 
@@ -119,7 +119,7 @@ class Space:
 
 
 def in_words(distribution: BaseDistribution) -> str:
-    """Say what a parameter is drawn from."""
+    """Return what a parameter is drawn from."""
     if isinstance(distribution, CategoricalDistribution):
         if set(distribution.choices) == {False, True}:
             return "yes or no"
@@ -155,7 +155,7 @@ def read_space(arguments: Sequence[str]) -> Space:
 
 
 def is_subset(argument: str) -> bool:
-    """Say whether an argument is in our own syntax, which Hydra cannot read."""
+    """Whether an argument is in our own syntax, which Hydra cannot read."""
     return re.match(r"[^=]+=\s*subset\(", argument) is not None
 
 
@@ -188,7 +188,7 @@ def _subset(argument: str) -> Subset:
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Give what Optuna draws from. Raises ValueError for what it cannot draw from."""
+    """Return what Optuna draws from. Raises ValueError for what it cannot draw from."""
     sweep = override.value()
     if not isinstance(sweep, Sweep):
         raise ValueError("name the values, as in a,b")
@@ -220,6 +220,6 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _is_whole(argument: str) -> bool:
-    """Say whether an interval's ends are whole numbers; Hydra makes fractions of all of them."""
+    """Whether an interval's ends are whole numbers; Hydra makes fractions of all of them."""
     ends = re.search(r"interval\(\s*-?\d+\s*,\s*-?\d+\s*\)", argument)
     return ends is not None and "float(" not in argument

@@ -124,7 +124,7 @@ class Trials:
             self._give_up(status.number, TrialState.FAIL, status.reason)
 
     def best(self) -> list[Best]:
-        """Give the finished runs, the best first; of several objectives those that none beats."""
+        """Return the finished runs, the best first; of several objectives those that none beats."""
         single = len(self._search.options.objective) == 1
         sign = 1 if self._search.options.directions[0] == "minimize" else -1
         found: dict[str, Best] = {}
@@ -135,7 +135,7 @@ class Trials:
         return list(found.values())
 
     def importances(self) -> dict[str, float]:
-        """Give each parameter's share in reaching the best tenth; none of few trials.
+        """Return each parameter's share in reaching the best tenth; none of few trials.
 
         The method is PED-ANOVA (arXiv 2304.10255).
         """
@@ -155,7 +155,7 @@ class Trials:
         return TPESampler(seed=seed) if options.sampler == "tpe" else RandomSampler(seed=seed)
 
     def _begin(self, trial: FrozenTrial) -> TrialStatus | None:
-        """Give the status of a trial that is to run; None if it cannot, which is recorded."""
+        """Return the status of a trial that is to run; None if it cannot, which is recorded."""
         try:
             cell = self._search.cell(trial.params)
         except ConfigError as error:
@@ -203,11 +203,11 @@ class Trials:
                 self._cells[trial.number] = self._same_run(trial)
 
     def _is_drawn(self, trial: FrozenTrial) -> bool:
-        """Say whether a trial has all its values; it was not killed while they were drawn."""
+        """Whether a trial has all its values; it was not killed while they were drawn."""
         return trial.distributions == self._parameters
 
     def _same_run(self, trial: FrozenTrial) -> Cell:
-        """Give the run of a finished trial, if it would be the same today."""
+        """Return the run of a finished trial, if it would be the same today."""
         try:
             cell = self._search.cell(trial.params)
         except ConfigError:
