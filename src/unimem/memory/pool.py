@@ -73,7 +73,7 @@ class Pooler:
     def reconstruction(
         self, queries: Tensor, old: Memory, real: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the attention reconstruction loss of a convolution (Rae 2019, section 3.2), or None.
+        """Return the attention reconstruction loss of a convolution (Rae 2019, 3.2), or None.
 
         The mean squared difference between what queries [B, H, T, D] read of the old slots and of
         those that they become, without positions, over the queries that are `real` [B, 1, T], or

@@ -97,7 +97,7 @@ def _plain(lines: list[str]) -> dict[str, Any]:
 
 
 def _differing(recorded: dict[str, Any], composed: dict[str, Any]) -> list[str]:
-    """Return, as overrides, the recorded settings that differ in `composed` or are missing there."""
+    """Return, as overrides, the recorded settings that `composed` lacks or has otherwise."""
     same = set(setting_lines(composed))
     return [
         line

@@ -73,7 +73,7 @@ class CpuFlash(Kernel):
 
 
 def _pieces(bias: Tensor) -> Iterator[tuple[slice, slice | Tensor]]:
-    """Return blocks of queries, and the keys that each block sees: a slice if they are contiguous."""
+    """Return blocks of queries and the keys that each block sees: a slice if contiguous."""
     for start in range(0, bias.shape[2], ROWS):
         rows = slice(start, start + ROWS)
         seen = (bias[:, :, rows].amax((0, 1, 2)) > -torch.inf).nonzero()[:, 0]

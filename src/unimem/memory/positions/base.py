@@ -98,7 +98,7 @@ class Positions(Option, ABC):
     def turns(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
     ) -> tuple[Turn, ...]:
-        """Return how un-rotated queries and keys of `memory` are turned: by the first turn that holds
+        """Return how queries and keys of `memory` are rotated: by the first rotation that holds.
 
         visible [B, 1 or H, T, M] says which slots each query sees, of a scheme that `rearranges`
         them or comes `after_choice`. The latter gets the slots of the memory and behind them the

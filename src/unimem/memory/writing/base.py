@@ -78,7 +78,7 @@ class InputWriting(Writing):
 
     @abstractmethod
     def read(self, soft: SoftMemory, learned: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens before the next segment [B, P, E], and which of them are real [B, P]."""
+        """Return the tokens before the next segment [B, P, E], and which are real [B, P]."""
 
     @abstractmethod
     def slots(self, soft: SoftMemory, learned: Tensor) -> Tensor:
