@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unimem.bench.timer import Clock, bounded_memory, compared
-from unimem.training.exhausted import out_of_memory
+from unimem.training.out_of_memory import is_oom
 
 CPU = torch.device("cpu")
 CLOCK = Clock(device=CPU, threads=1)
@@ -39,6 +39,6 @@ def test_ratio_of_the_least_and_median_of_neighbours():
 def test_memory_that_is_not_there_is_an_error_and_the_bound_goes():
     with pytest.raises(RuntimeError) as caught, bounded_memory(CPU):
         torch.empty(10**13)
-    assert out_of_memory(caught.value)
-    assert not out_of_memory(RuntimeError("something else"))
+    assert is_oom(caught.value)
+    assert not is_oom(RuntimeError("something else"))
     assert len(bytearray(1000)) == 1000

@@ -17,9 +17,9 @@ from unimem.runs.records import read_result
 from unimem.training.checkpoint import (
     AtomicCheckpointIO,
     checkpoints,
-    damage,
+    find_corruption,
     newest_valid,
-    set_aside,
+    quarantine,
     step_of,
 )
 
@@ -67,7 +67,7 @@ def test_damaged_newest_is_named_and_the_one_before_used(tmp_path, harm, caplog)
     with pytest.raises(ValueError, match="step-00000002.ckpt is damaged: its sha256 is"):
         AtomicCheckpointIO().load_checkpoint(newer)
     data = newer.read_bytes()
-    set_aside(tmp_path, older)
+    quarantine(tmp_path, older)
     assert checkpoints(tmp_path) == [older]
     assert newer.with_name(f"{newer.name}.damaged").read_bytes() == data
 
@@ -93,7 +93,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path):
 
     path = tmp_path / "step-00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": Canary()}, path)
-    assert damage(path) is None
+    assert find_corruption(path) is None
     with pytest.raises(ValueError, match="it holds more than tensors and plain values"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=None)
     assert not (tmp_path / "canary").exists()
@@ -134,7 +134,7 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
         assert newest is not None
         loaded = AtomicCheckpointIO().load_checkpoint(newest)
         assert torch.equal(loaded["weights"], torch.full_like(loaded["weights"], step_of(newest)))
-        set_aside(tmp_path, newest)
+        quarantine(tmp_path, newest)
         assert not list(tmp_path.glob(".*.tmp-*"))
     assert orphans, "no kill hit a write: the test shows nothing"
 
@@ -147,7 +147,7 @@ def test_what_is_no_file_is_passed_over(tmp_path, kind, caplog):
     with caplog.at_level(logging.WARNING):
         assert newest_valid(tmp_path) == older
     assert f"{newer.name} is damaged (it cannot be read: " in caplog.text
-    set_aside(tmp_path, older)
+    quarantine(tmp_path, older)
     assert checkpoints(tmp_path) == [older]
 
 

@@ -11,7 +11,7 @@ from helpers.models import make_memory, make_model
 from unimem.config import compose
 from unimem.model.attach import attach
 from unimem.training.fits import memory_of, need, require_fit
-from unimem.training.run import _beyond_documents
+from unimem.training.prepare import _beyond_documents
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 WHOLE = {"device": CPU, "dtype": torch.float32, "there": 10**9}

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from unimem.config import ConfigError
-from unimem.training.cluster import SrunTasks, cluster_environment, told_if_lost
+from unimem.training.cluster import SrunTasks, cluster_environment, explain_lost_process
 from unimem.training.launched import alone, rank_of, require_tasks, slurm_job, task_of
 
 JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "1"}
@@ -138,8 +138,8 @@ def test_the_job_is_named_with_its_restarts():
 def test_a_lost_process_is_told_and_no_other_error_is():
     lost = "[pair.cc:537] Read error [127.0.0.1]:12190: Connection reset by peer."
     told = pytest.raises(ChildProcessError, match="another of the 2 processes .*resume=true")
-    with told, told_if_lost(2):
+    with told, explain_lost_process(2):
         raise RuntimeError(lost)
     for processes, message in ((1, lost), (2, "shapes differ")):
-        with pytest.raises(RuntimeError, match=re.escape(message)), told_if_lost(processes):
+        with pytest.raises(RuntimeError, match=re.escape(message)), explain_lost_process(processes):
             raise RuntimeError(message)

@@ -185,7 +185,7 @@ def test_weights_are_trained_in_float32_however_they_are_stored(runs, tmp_path, 
     keep = [o for o in runs.overrides("name=a") if not o.startswith("model")]
     said = []
     node = compose_node("train", [*keep, *model, "trainer.max_steps=2"])
-    run = train(validate(node), announce=said.append)
+    run = train(validate(node), log=said.append)
     assert all(weight.dtype == torch.float32 for weight in weights(run, 2).values())
     result = read_result(run)
     assert (result["precision"], result["weights_dtype"]) == ("32-true", "float32")

@@ -8,7 +8,7 @@ from helpers.models import make_memory, make_model
 
 from unimem.config import compose
 from unimem.model.attach import attach, attached, save_memory
-from unimem.training.start_weights import start_memory
+from unimem.training.start_weights import load_start_weights
 
 SOFT = {
     "writing": {"direct": {}, "model_forward": {"num_soft_tokens": 3}},
@@ -31,7 +31,7 @@ def base(tmp_path):
 
 def started(settings, trains=True, **memory):
     model = attach(make_model(), make_memory(**memory))
-    start_memory(model, settings, trains=trains)
+    load_start_weights(model, settings, trains=trains)
     return {name: set(w.flatten().tolist()) for name, w in attached(model).named_parameters()}
 
 

@@ -10,7 +10,7 @@ import torch
 from unimem.bench.settings import BenchSettings
 from unimem.bench.timer import Clock
 from unimem.runs.environment import git_commit, machine, versions
-from unimem.training.exhausted import out_of_memory
+from unimem.training.out_of_memory import is_oom
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def attempt(record: Record, measure: Callable[[], Found], **about: Any) -> Found
         return measure()
     except (ValueError, MemoryError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        if out_of_memory(error):
+        if is_oom(error):
             reason = "not enough memory"
         elif isinstance(error, RuntimeError):
             logger.exception("%s failed", about)

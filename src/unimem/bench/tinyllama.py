@@ -18,8 +18,8 @@ from unimem.evaluation.score import score
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.load import load_model
-from unimem.training.exhausted import out_of_memory
 from unimem.training.footprint import num_parameters
+from unimem.training.out_of_memory import is_oom
 
 
 def measure_tokens(
@@ -139,7 +139,7 @@ def _fits(call: Call) -> bool:
     try:
         call()
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_oom(error):
             raise
         fits = False
     else:

@@ -12,7 +12,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import IO, NoReturn
 
-from unimem.training.exhausted import OUT_OF_MEMORY, in_words, out_of_memory
+from unimem.training.out_of_memory import OUT_OF_MEMORY, in_words, is_oom
 from unimem.words import printable, system_error
 
 STOPPED = 128 + signal.SIGINT
@@ -53,7 +53,7 @@ def _on_error(kind: type[BaseException], error: BaseException, trace: TracebackT
     """
     if issubclass(kind, KeyboardInterrupt | BrokenPipeError):
         os._exit(STOPPED if issubclass(kind, KeyboardInterrupt) else 1)
-    if error is not None and out_of_memory(error):
+    if error is not None and is_oom(error):
         say(f"out of memory: {in_words(error)}", file=sys.stderr)
         os._exit(OUT_OF_MEMORY)
     sys.__excepthook__(kind, error, trace)

@@ -29,8 +29,8 @@ from unimem.interpolation import guarded
 from unimem.paths import CONFIG_DIR, config_root, own_config
 from unimem.runs.folder import make_folder
 from unimem.studies.grid import require_few
-from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError
 from unimem.training.launched import as_given
+from unimem.training.out_of_memory import OUT_OF_MEMORY, OutOfMemoryError
 
 
 def launch(task: Callable[[DictConfig], Any], config_name: str) -> None:

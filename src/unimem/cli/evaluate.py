@@ -24,7 +24,12 @@ from unimem.runs.layout import RESULT
 from unimem.runs.records import read_result
 from unimem.settings import Count, Settings, describe
 from unimem.studies.cells import parse
-from unimem.training.exhausted import OUT_OF_MEMORY, OutOfMemoryError, evaluation_knobs, memory_told
+from unimem.training.out_of_memory import (
+    OUT_OF_MEMORY,
+    OutOfMemoryError,
+    evaluation_knobs,
+    explain_oom,
+)
 from unimem.words import counted, system_error
 
 logger = logging.getLogger(__name__)
@@ -132,7 +137,7 @@ def run(node: DictConfig, others: Sequence[str] = ()) -> None:
         from unimem.cli.train import set_up_logging
 
         set_up_logging()
-        with memory_told("evaluating", lambda: evaluation_knobs(config), "nothing is recorded"):
+        with explain_oom("evaluating", lambda: evaluation_knobs(config), "nothing is recorded"):
             folder, record = evaluate(place, recorded, config, overrides, settings.output)
     except (ValueError, OSError) as error:
         if isinstance(error, ConfigError):

@@ -34,7 +34,7 @@ def run(node: DictConfig) -> None:
 
     set_up_logging()
     try:
-        folder = train(config, announce=say)
+        folder = train(config, log=say)
     except FinishedRunError as error:
         given = HydraConfig.get().overrides.task
         raise ConfigError(f"{error}\n{train_on(error.folder, given)}") from None

@@ -1,4 +1,4 @@
-"""What may change when a run is continued, and what to say of what may not."""
+"""Which settings may change when a run is continued."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ WITHOUT_EFFECT = (
 )
 """Settings, or nodes of settings, that cannot change a number.
 
-`trainer.threads` is none of them: it changes the last bits."""
+`trainer.threads` does: it changes the last bits."""
 
 MAY_DIFFER = (*WITHOUT_EFFECT, "evaluation", "trainer.keep_best", "trainer.threads")
 """Settings, or nodes of settings, that a continued run may change."""

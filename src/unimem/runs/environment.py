@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 VARIABLES = ("MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "CUBLAS_", "CUDNN_", "NVIDIA_", "TORCH_")
-"""Beginnings of the names of environment variables by which libraries choose other kernels."""
+"""Prefixes of environment variables by which libraries choose kernels."""
 
 
 def variables() -> dict[str, str]:
-    """List the environment variables that can change the last bits of a sum."""
+    """Return the environment variables that can change the last bits of a sum."""
     found = {key: value for key, value in os.environ.items() if key.startswith(VARIABLES)}
     return dict(sorted(found.items()))
 
 
 def numerics() -> dict[str, Any]:
-    """Return what decides the last bits of a sum; the same values give the same bits on a CPU."""
+    """Return what decides the last bits of a sum on a CPU."""
     return {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
@@ -43,7 +43,7 @@ def machine() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that the package runs from; None outside of one."""
+    """Return the git commit of the package; None if it is not run from a checkout."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
@@ -53,7 +53,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process held: on the GPU if it used one, else in all."""
+    """Return the peak memory of this process: GPU memory if it used a GPU, else resident memory."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The files of a run's folder that others read: written whole or not at all."""
+"""Atomic writing of the files of a run's folder."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from unimem.words import writing
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that whoever opens `path`, whenever, finds the old content or the new one."""
+    """Write a file so that a reader of `path` finds either the old content or the new one."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with writing(path), temporary.open("wb") as file:
@@ -27,7 +27,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make what was renamed in `folder` survive a power cut."""
+    """Flush the entries of `folder` to disk, so that renames survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -50,20 +50,20 @@ def open_to_readers(folder: Path) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, whole or not at all; NaN and infinity are errors."""
+    """Write `value` atomically as readable JSON; NaN and infinity are errors."""
     text = json.dumps(value, indent=2, allow_nan=False)
     write_bytes_atomic(path, f"{text}\n".encode())
 
 
 def write_result(folder: Path, result: dict[str, Any], files: Iterable[str]) -> None:
-    """Write a run's result, with the digests of the files that it rests on and of itself.
+    """Write a run's result with the digests of its files and its own digest.
 
-    The files are made to survive a power cut before the result names them.
+    The files are flushed to disk before the result that names them is written.
 
     Args:
-        folder: the run's.
-        result: what the run found out.
-        files: names in `folder`, of files or of folders.
+        folder: the run's folder.
+        result: the run's result.
+        files: names of files or folders in `folder`.
     """
     found = digests(folder, files)
     for name in found:

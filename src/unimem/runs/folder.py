@@ -1,4 +1,4 @@
-"""The folder of a run: made by one process alone, continued by one process at a time."""
+"""The folder of a run: one process creates it, one process at a time continues it."""
 
 import fcntl
 import itertools
@@ -19,7 +19,7 @@ from unimem.config import Config, ConfigError
 from unimem.runs.continued import require_same
 from unimem.runs.files import write_bytes_atomic
 from unimem.runs.layout import CONFIG, METRICS, RESULT
-from unimem.runs.records import set_damaged_aside
+from unimem.runs.records import quarantine_result
 from unimem.settings import ModelSettings, ScratchModel
 from unimem.yaml_file import YamlFileError, load_yaml
 
@@ -29,14 +29,14 @@ MODEL = "model"
 _LOCK = ".lock"
 
 _FOLDER_VARIABLE = "UNIMEM_RUN_FOLDER"
-"""How the first process of a run tells those that it starts where the folder is."""
+"""Environment variable by which the first process passes the folder to the others."""
 
 
 @dataclass
 class RunFolder:
-    """A folder that this process alone writes to, while it runs.
+    """A folder that only this process writes to.
 
-    `begun` is set when training begins: from then on the folder stays, whatever happens.
+    `begun` is set when training begins: from then on the folder is kept after an error.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is complete."""
         return (self.path / RESULT).is_file()
 
 
@@ -52,22 +52,22 @@ class RunFolder:
 def open_run(config: Config, rank: int) -> Iterator[RunFolder]:
     """Make the run's folder, or with `resume` open it, and hold its lock.
 
-    `resume=true` opens a folder that is there; `resume=auto` makes it if it is not. Processes of
-    rank 1 and above write nothing and join the folder of rank 0. A new folder is removed again if
-    an error comes before training.
+    `resume=true` opens an existing folder; `resume=auto` creates it if it does not exist. Processes
+    of rank 1 and above write nothing and use the folder of rank 0. A new folder is removed again
+    if an error is raised before training.
 
-    Raises `ConfigError` if the name is taken or unknown, if the settings differ from those that
-    the run began with, or if another process is at it.
+    Raises `ConfigError` if the name is taken or unknown, if the settings differ from the recorded
+    ones, or if another process writes to the folder.
     """
     study = Path(config.output) / config.study
     if rank > 0:
         yield RunFolder(_joined(config, study), begun=True)
         return
     with _opened(config, study) as path:
-        if config.resume and (told := set_damaged_aside(path)):
+        if config.resume and (told := quarantine_result(path)):
             logger.warning(told)
         _remove_unfinished(path)
-        # a process that was killed before it recorded its settings has begun nothing
+        # A process that was killed before it recorded its settings has begun nothing.
         begun = bool(config.resume) and (path / CONFIG).is_file()
         if config.resume and not begun:
             _require_empty(path)
@@ -115,10 +115,9 @@ def recorded_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_folder(folder: Path, config: dict[str, Any]) -> Path:
-    """Return where the weights lie that a finished run read held-out documents with.
+    """Return the folder of the weights with which a finished run was evaluated.
 
-    They are its own, or, if it trained nothing, those of the run that it started from: a sweep over
-    budgets does not copy the model for every cell.
+    A run that trained nothing has no copy: its weights are those of the run it started from.
     """
     model, trained = config["model"], config["trainer"]["max_steps"] != 0
     if trained or model["kind"] != "pretrained":
@@ -128,7 +127,7 @@ def weights_folder(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def readable_name(config: Config, started_from: ModelSettings | None = None) -> str:
-    """Make a name of the settings: method, layer if there is one, model, data, seed.
+    """Return a name made of the settings: method, layer if there is one, model, data, seed.
 
     A model is named by its shape, a pretrained one by its own name. `started_from` is the model of
     the run whose weights this one starts from.
@@ -144,7 +143,7 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
     one = isinstance(named, list) and len(named) == 1 and isinstance(named[0], int)
     layer = [f"l{(config.memory.layers(depth) if depth else named)[0]}"] if one else []
     words = [config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"]
-    # Names of methods and models may be of others, and hold anything.
+    # Foreign names of methods and models may hold any character.
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words)).lstrip(".-")[:160]
 
 

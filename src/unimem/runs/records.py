@@ -1,4 +1,4 @@
-"""What a run's folder tells: its settings, its metrics, its result."""
+"""Reading a run's folder: its settings, its metrics, its result."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ from unimem.yaml_file import load_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run as its folder tells it: its settings, and its result once it is finished."""
+    """A run as recorded in its folder: its settings, and its result once it is finished."""
 
     folder: Path
     config: dict[str, Any]
@@ -92,7 +92,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def set_damaged_aside(folder: Path) -> str | None:
+def quarantine_result(folder: Path) -> str | None:
     """Rename a result that is damaged, or one of its files is, so that the run can be continued.
 
     Returns what is damaged, or None.

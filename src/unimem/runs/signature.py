@@ -1,4 +1,4 @@
-"""What makes two runs the same: settings, code and data that decide their numbers."""
+"""The signature of a run: a digest of the settings, code and data that decide its numbers."""
 
 import ast
 import hashlib
@@ -25,7 +25,7 @@ _CODE = ("memory", "attention", "model", "data", "training", "evaluation")
 
 
 def signature(config: Config, data_digest: str) -> str:
-    """Return the sha256 of all that decides a run's numbers.
+    """Return the sha256 of everything that decides a run's numbers.
 
     Args:
         config: the run's settings.
@@ -36,7 +36,7 @@ def signature(config: Config, data_digest: str) -> str:
     model = settings["model"]
     if model["kind"] == "pretrained":
         settings["model"] = model | {"name": _weights(model["name"])}
-    # What a tokenizer decides is in the tokens' digest; the same one may lie in several places.
+    # The digest of the tokens covers the tokenizer, which may lie in several places.
     for node in ("data", "model"):
         settings[node].pop("tokenizer", None)
     parts = [settings, code_digest(), data_digest]
@@ -44,7 +44,7 @@ def signature(config: Config, data_digest: str) -> str:
 
 
 def require_cell(config: Config, name: str, data_digest: str) -> None:
-    """Refuse a run among the cells of sweeps that is not the cell of its name.
+    """Refuse a run in the folder of cells whose name is not its own signature.
 
     Raises `ConfigError`.
     """
@@ -62,7 +62,7 @@ def not_a_cell(name: str | None) -> ConfigError:
 
 
 def _by_index(config: Config) -> dict[str, Any]:
-    """Name layers by their indices where the model's depth is known, however they were named."""
+    """Return the record with layers named by index, if the model's depth is known."""
     record, depth = config.record(), config.num_layers()
     injection = record["memory"]["injection"]
     if depth is not None and "layers" in injection:
@@ -71,7 +71,7 @@ def _by_index(config: Config) -> dict[str, Any]:
 
 
 def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
-    """Write a budget once if it is the same for every layer with memory."""
+    """Return memory settings with equal per-layer budgets written as one number."""
     lists = {
         name
         for dimension in DIMENSIONS
@@ -92,15 +92,15 @@ def _one_for_all(memory: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def code_digest() -> str:
-    """Return the sha256 of the sources that make numbers, as they were when first asked for.
+    """Return the sha256 of the source files that make numbers, as of the first call.
 
-    It is of their syntax: comments, docstrings and formatting do not count.
+    Comments, docstrings and formatting do not count.
     """
     return _code_digest()
 
 
 def code_changed() -> bool:
-    """Whether the sources are others by now: a new process would make other numbers."""
+    """Whether the source files have changed since: a new process would make other numbers."""
     return _code_digest() != code_digest()
 
 
@@ -126,7 +126,7 @@ def _code_of(source: bytes) -> str:
     """Return the code of a Python file, without comments, docstrings and formatting."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # told when it is imported
+    except (SyntaxError, ValueError):  # reported when it is imported
         return source.decode("utf-8", "backslashreplace")
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -145,7 +145,7 @@ def data_digest(settings: DataSettings) -> str:
 
 
 def corpus_of(settings: DataSettings) -> Corpus:
-    """Return the corpus, which is built if it was not; once in a process.
+    """Return the corpus, built once in a process.
 
     Raises ValueError or OSError if there is no such corpus.
     """
@@ -154,7 +154,7 @@ def corpus_of(settings: DataSettings) -> Corpus:
         try:
             _corpora[key] = build_corpus(settings)
         except (ValueError, OSError) as error:
-            _corpora[key] = error  # a hub that cannot be reached is waited for once
+            _corpora[key] = error  # a hub that does not answer is waited for once
     found = _corpora[key]
     if isinstance(found, Exception):
         raise found
@@ -166,11 +166,11 @@ _corpora: dict[str, Corpus | ValueError | OSError] = {}
 
 @cache
 def _weights(name: str) -> str:
-    """Return which weights a model starts from, wherever they lie."""
+    """Return an identity of the weights of a model folder that does not depend on its path."""
     folder = Path(name)
     cell = folder.parent
     if folder.name == MODEL and cell.parent.name == CELLS:
-        return f"{CELLS}/{cell.name}"  # which ends in the signature of the run that trained them
+        return f"{CELLS}/{cell.name}"  # it ends in the signature of the training run
     if folder.is_dir():
         return _files_digest(folder, [path for path in folder.rglob("*") if path.is_file()])
     return name

@@ -1,4 +1,4 @@
-"""Weights & Biases beside our own records: it may fail, what it mirrors may not."""
+"""Runs in Weights & Biases, beside our own records; a failure there stops nothing."""
 
 import logging
 import netrc
@@ -17,10 +17,10 @@ from pydantic import ValidationError
 logger = logging.getLogger(__name__)
 
 RUN_ID = "wandb_id"
-"""File that keeps the run's id, so that a continued run goes on in the same place."""
+"""File with the id of the W&B run, so that a continued run continues there."""
 
 PROJECT = "unimem"
-"""The project where neither `logger.project` nor W&B's own settings name one."""
+"""The project if neither `logger.project` nor W&B's own settings name one."""
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -28,26 +28,26 @@ _LONGEST_TAG = 64
 
 
 class Connection(Protocol):
-    """Where to, as in `conf/train.yaml` under `logger`."""
+    """Settings of the connection, as in `conf/train.yaml` under `logger`."""
 
     @property
     def mode(self) -> Literal["auto", "online", "offline", "disabled"]:
-        """How records are sent, or that they are not."""
+        """How records are sent."""
         ...
 
     @property
     def project(self) -> str | None:
-        """The project; None is that of W&B's own settings, else `PROJECT`."""
+        """The project; None is the project of W&B's own settings, else `PROJECT`."""
         ...
 
     @property
     def entity(self) -> str | None:
-        """Whose project; None is that of W&B's own settings, else the key's owner."""
+        """The owner of the project; None: the entity of W&B's settings, else the key's owner."""
         ...
 
     @property
     def tags(self) -> Sequence[str]:
-        """Tags beside those that a run has anyway."""
+        """Tags beside the default tags of a run."""
         ...
 
     @property
@@ -62,26 +62,24 @@ class Connection(Protocol):
 
 
 LEAVING = 3
-"""Seconds for the server where the work did not come to its end: a batch system does not wait long,
-and the run goes on later."""
+"""Seconds to wait for the server if the run was interrupted: batch systems do not wait long."""
 
 
 class WandbRun:
     """Sends records to W&B, or to files under `folder` for `wandb sync`.
 
-    Never asks for a key, never waits longer than `init_timeout` to begin and `finish_timeout` to
-    end; where the work did not come to its end, as after a signal, `LEAVING`. Whatever goes wrong
-    is a warning: a server that cannot be reached at the start turns the run into an offline one,
-    and what cannot be written either goes nowhere.
+    Never asks for a key, and never waits longer than `init_timeout` to begin and `finish_timeout`
+    to end (`LEAVING` after an interruption). Every failure is a warning: if the server cannot be
+    reached at the start, the run is offline; if files cannot be written either, nothing is sent.
 
     Args:
-        connection: where to.
-        folder: what W&B writes lies in `folder/wandb`.
-        group: of the run: its kin.
-        job_type: what kind of run it is: train, eval, report.
-        name: of the run.
+        connection: settings of the connection.
+        folder: W&B writes into `folder/wandb`.
+        group: the group of the run.
+        job_type: train, eval or report.
+        name: the name of the run.
         config: settings to filter and group runs by, nested.
-        tags: of the run, beside those of `connection` and of `WANDB_TAGS`.
+        tags: tags beside the tags of `connection` and of `WANDB_TAGS`.
     """
 
     def __init__(
@@ -134,10 +132,10 @@ class WandbRun:
                 )
                 self._mode = attempt
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
+            except Exception as error:  # noqa: BLE001 - the run goes on
                 reason = " ".join(str(error).split())[:200]
                 logger.warning("W&B does not start %s: %s", attempt, reason)
-                # Else its service would hold on to the run's id.
+                # Its service would keep the run's id.
                 _teardown()
             except BaseException:  # a signal
                 _kill_service()
@@ -148,7 +146,7 @@ class WandbRun:
         self.attempt(lambda run: run.log(values, step=step))
 
     def attempt(self, action: Callable[[Any], object]) -> None:
-        """Do something with the run of W&B, if there is one."""
+        """Call `action` with the W&B run, if there is one; a failure is a warning."""
         if self._run is None:
             return
         try:
@@ -158,9 +156,9 @@ class WandbRun:
             self._run = None
 
     def finish(self, summary: dict[str, Any] | None) -> str | None:
-        """Send the summary, if the work came to its end, and end; call it once or more often.
+        """Send the summary, if the run is complete, and close; may be called more than once.
 
-        Returns the command that sends what the server does not have yet, None if it has all.
+        Returns the command that sends what the server lacks, None if it has everything.
         """
         run, self._run = self._run, None
         if run is None:

@@ -16,9 +16,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from unimem.integrity import file_sha256
 from unimem.runs.files import fsync_folder, write_bytes_atomic
-from unimem.runs.unwritten import why_unwritten
+from unimem.runs.write_errors import write_error_reason
 from unimem.settings import TrainerSettings
-from unimem.training.exhausted import out_of_memory
+from unimem.training.out_of_memory import is_oom
 from unimem.training.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(CheckpointIO):
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as RuntimeError, in words about its own archive
-            why = why_unwritten(path.parent, error)
+            why = write_error_reason(path.parent, error)
             raise OSError(
                 f"{path} cannot be written: {why}; earlier checkpoints are intact: make room, and "
                 "if the run ends continue it with resume=true"
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
         Raises ValueError for one that is damaged, or that no run of ours wrote.
         """
-        if problem := damage(Path(path)):
+        if problem := find_corruption(Path(path)):
             raise ValueError(f"{path} is damaged: {problem}")
         return read_checkpoint(Path(path), map_location)
 
@@ -160,7 +160,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False
     try:
         found = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:  # pickle's own kinds among them
-        if out_of_memory(error):
+        if is_oom(error):
             raise
         raise not_of_a_run(path, "it holds more than tensors and plain values") from error
     if not isinstance(found, dict):
@@ -226,7 +226,7 @@ def newest_valid(folder: Path) -> Path | None:
     """
     found = checkpoints(folder)
     for path in reversed(found):
-        problem = damage(path)
+        problem = find_corruption(path)
         if problem is None:
             return path
         logger.warning("%s is damaged (%s); trying the one before", path, problem)
@@ -235,7 +235,7 @@ def newest_valid(folder: Path) -> Path | None:
     return None
 
 
-def set_aside(folder: Path, newest: Path | None) -> None:
+def quarantine(folder: Path, newest: Path | None) -> None:
     """Rename what is newer than the checkpoint in use, and remove what killed processes left."""
     for path in checkpoints(folder):
         if newest is None or path > newest:
@@ -248,7 +248,7 @@ def set_aside(folder: Path, newest: Path | None) -> None:
         path.unlink()
 
 
-def damage(path: Path) -> str | None:
+def find_corruption(path: Path) -> str | None:
     """Return what is wrong with a checkpoint's file; None if nothing is."""
     checksum = _checksum(path)
     if not checksum.exists():

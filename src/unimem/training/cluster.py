@@ -1,4 +1,4 @@
-"""How Lightning takes the processes that Slurm started; it is not to queue jobs again."""
+"""Lightning's cluster environment under Slurm; Lightning must not queue jobs again."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from unimem.training.launched import Task, task_of
 
 LOST = r"gloo|NCCL|Connection (reset|closed)|Broken pipe"
-"""What torch says in a process whose run lost another one; it has no type of error of its own."""
+"""Words in torch's error when another process is lost; torch has no error type for it."""
 
 FIRST_PORT, PORTS = 15_000, 17_000
 
@@ -20,7 +20,7 @@ FIRST_PORT, PORTS = 15_000, 17_000
 def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | None:
     """Return the cluster environment of a run in a Slurm job; None leaves it to Lightning.
 
-    Lightning's own choice takes the tasks that a job may have for processes that are there.
+    Lightning's own detection assumes that every task a job may have is a running process.
     """
     task = task_of(environment)
     if task is not None:
@@ -29,7 +29,7 @@ def cluster_environment(environment: Mapping[str, str]) -> ClusterEnvironment | 
 
 
 @contextmanager
-def told_if_lost(processes: int) -> Iterator[None]:
+def explain_lost_process(processes: int) -> Iterator[None]:
     """Raise a clear error if another process of the run ended, which ends this one too.
 
     Raises ChildProcessError then.
@@ -48,7 +48,7 @@ def told_if_lost(processes: int) -> Iterator[None]:
 
 
 class SrunTasks(ClusterEnvironment):
-    """The tasks of a job step, each of which is a process of the run."""
+    """The tasks of a Slurm job step; each task is one process of the run."""
 
     def __init__(self, task: Task):
         super().__init__()
@@ -68,7 +68,7 @@ class SrunTasks(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """A port that all tasks derive from the ids of job and step."""
+        """A port that every task derives from the ids of the job and the step."""
         if "MASTER_PORT" in os.environ:
             return int(os.environ["MASTER_PORT"])
         job, step = (int(os.environ.get(f"SLURM_{x}_ID", "0")) for x in ("JOB", "STEP"))
@@ -85,14 +85,14 @@ class SrunTasks(ClusterEnvironment):
         return self._task.count
 
     def set_world_size(self, size: int) -> None:
-        """Change nothing: srun has decided."""
+        """Do nothing: srun sets it."""
 
     def global_rank(self) -> int:
         """Return the index among all tasks."""
         return self._task.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Change nothing: srun has decided."""
+        """Do nothing: srun sets it."""
 
     def local_rank(self) -> int:
         """Return the index among the tasks on this node."""

@@ -1,4 +1,4 @@
-"""Which devices a run uses, at which precision, and how Lightning spreads it over them."""
+"""Devices, precision and Lightning strategy of a run."""
 
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ def device_type(settings: TrainerSettings) -> str:
 
 
 def chosen_precision(settings: TrainerSettings) -> str:
-    """Turn `auto` into bfloat16 on a GPU, with float32 weights, and into float32 elsewhere."""
+    """Return the precision; `auto` is bf16-mixed (float32 weights) on a GPU, float32 elsewhere."""
     if settings.precision != "auto":
         return settings.precision
     return "bf16-mixed" if device_type(settings) == "cuda" else "32-true"
@@ -38,7 +38,7 @@ def chosen_strategy(settings: TrainerSettings, model: PreTrainedModel) -> Strate
         layers = {type(layer) for layer in cast(Any, model.base_model).layers}
         half = chosen_precision(settings).startswith("bf16")
         kind = torch.bfloat16 if half else torch.float32
-        # Lightning would round the rotary frequencies, which are buffers, to bfloat16
+        # Lightning would round the rotary frequencies, which are buffers, to bfloat16.
         mixed = MixedPrecision(param_dtype=kind, reduce_dtype=kind, buffer_dtype=torch.float32)
         return FSDPStrategy(auto_wrap_policy=layers, state_dict_type="full", mixed_precision=mixed)
     if settings.strategy == "ddp" or num_devices(settings) * settings.num_nodes > 1:

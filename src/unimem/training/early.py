@@ -1,4 +1,4 @@
-"""What can be known of a run without torch, so that a mistake is answered in a second."""
+"""Checks before a run starts that need no torch, so that a mistake is answered in a second."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from unimem.settings import PretrainedModel
 from unimem.training.launched import rank_of, require_tasks, task_of
 
 GPU_FILES = ("nvidiactl", "nvhost-ctrl", "nvmap", "dxg", "kfd")
-"""Device files of which each GPU driver that torch knows makes one, on Linux."""
+"""Device files under /dev: each GPU driver that torch supports makes one of them on Linux."""
 
 
 def require_startable(config: Config) -> None:
-    """Raise `ConfigError` for a run that cannot start here.
+    """Check the run's folder, model, documents, GPU and number of processes.
 
-    That is by its folder, its documents, its GPU, and by how many processes a launcher started.
+    Raises `ConfigError` for a run that cannot start here.
     """
     settings = config.trainer
     if settings.devices != "auto":
         require_tasks(task_of(os.environ), settings.devices, settings.num_nodes)
     if rank_of(os.environ) > 0:
-        return  # the first process asks
+        return  # the first process checks
     if config.study == CELLS and not re.search(r"-[0-9a-f]{12}$", config.name or ""):
         raise not_a_cell(config.name)
     require_place(config)

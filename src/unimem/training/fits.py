@@ -1,7 +1,7 @@
-"""Whether a run can fit into the memory of its device at all, said before it starts.
+"""Whether a run can fit into the memory of its device, checked before it starts.
 
-What is counted is the least that a step needs, whatever kernel computes it: a run that is refused
-could only have ended in the hands of the kernel's memory killer, one that is not may still.
+Counted is the minimum that a step needs with any attention kernel. A run that is refused could not
+have run; a run that is accepted may still run out of memory.
 """
 
 import os
@@ -18,34 +18,31 @@ from unimem.training.footprint import state_bytes_per_row
 from unimem.words import counted
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much memory a container may use."""
+"""Files in which Linux gives the memory limit of a container."""
 
 HINT = ", or set trainer.gradient_checkpointing=true"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes that a step needs at the least, part by part.
-
-    Args:
-        tokens: of a segment, as long as the longest document lets it be.
-        weights: and, in training, their gradients and AdamW's two moments.
-        attention: masks of a segment, and its logits where attention is computed by reference.
-        activations: what the layers leave for the backward pass; of one layer without it.
-        logits: over the vocabulary.
-        state: what the rows remember.
-    """
+    """The least bytes that a step needs, by part."""
 
     tokens: int
+    """Tokens of a segment; fewer than segment_length if all documents are shorter."""
     weights: int
+    """Weights and, in training, their gradients and AdamW's two moments."""
     attention: int
+    """Masks of a segment, and its logits where attention is computed by the reference."""
     activations: int
+    """Activations kept for the backward pass; without it, of one layer."""
     logits: int
+    """Logits over the vocabulary."""
     state: int
+    """The memory of all rows."""
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """Bytes of all parts."""
         return self.weights + self.attention + self.activations + self.logits + self.state
 
 
@@ -62,15 +59,14 @@ def need(
 ) -> Need:
     """Return what a step of `rows` rows with `segments` segments each needs.
 
-    `longest` is the longest document's number of tokens, `dtype` what is computed in.
+    `longest` is the number of tokens of the longest document, `dtype` the type of activations.
     """
     plan, config = attached(model).plan, model.config
     size, width, inner = dtype.itemsize, config.hidden_size, config.intermediate_size
     length = min(plan.segment_length, longest)
     tokens = rows * segments * length
     layers = config.num_hidden_layers
-    # Input, both norms' outputs, queries, attention's output and the sum of the residual stream;
-    # gate, up, what the activation makes of the gate, and their product.
+    # Input, both norms, queries, attention output, residual sum; gate, up, activation, product.
     each = (6 * width + 4 * inner) * size
     if not trains:
         kept = each * rows * length
@@ -94,7 +90,7 @@ def need(
         square += size * length * length * (masked if trains and not checkpointing else 1)
     # Logits and weights, in float32.
     square += 2 * 4 * rows * config.num_attention_heads * length * weighed
-    # Logits, and what cross entropy keeps of them in float32; of one segment without a gradient.
+    # Logits, and their float32 copy in cross entropy; of one segment if nothing is trained.
     predicted = tokens if trains else rows * length
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     return Need(
@@ -134,11 +130,11 @@ def require_fit(
 ) -> None:
     """Refuse a run whose steps cannot fit into the memory of its device.
 
-    `trained` and `held_out` are the lengths of the documents to train on and to read afterwards,
-    none if nothing is; `processes` run on this machine. `there` is what `memory_of` says, if it is
-    not given.
+    `trained` and `held_out` are the lengths of the documents to train on and to evaluate (empty: no
+    training, no evaluation); `processes` run on this machine. `there` is the memory of the device
+    in bytes, by default `memory_of`.
 
-    Raises ValueError that names the settings, the need and what there is.
+    Raises ValueError with the settings, the bytes that are needed and the bytes that there are.
     """
     there = memory_of(device) if there is None else there
     if device.type == "cpu":
@@ -187,7 +183,7 @@ def require_fit(
 def _refusal(
     what: str, found: Need, total: int, there: int, device: torch.device, config: Config
 ) -> str:
-    """Return what does not fit, up to the rows."""
+    """Return the beginning of the error: what does not fit, and its largest parts."""
     parts = {
         "weights": found.weights,
         "attention within a segment": found.attention,

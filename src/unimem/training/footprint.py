@@ -1,4 +1,4 @@
-"""What a model with memory weighs, before it reads anything."""
+"""Number of parameters and bytes of state of a model with memory."""
 
 from functools import reduce
 
@@ -15,14 +15,15 @@ from unimem.model.supported import head_size
 
 
 def num_parameters(model: PreTrainedModel) -> int:
-    """Count the weights, those of memory included; tied ones once."""
+    """Return the number of weights with the weights of memory; tied weights count once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
     """Return the largest state of one row in bytes while it reads a document of `longest` tokens.
 
-    `dtype` is that of keys, values and summaries. Equals the greatest `MemoryBank.bytes_per_row`.
+    `dtype` is the type of keys, values and summaries. Equals the maximum of
+    `MemoryBank.bytes_per_row` over the document.
     """
     plan, config = attached(model).plan, model.config
     total = 0
@@ -40,7 +41,7 @@ def state_bytes_per_row(model: PreTrainedModel, longest: int, dtype: torch.dtype
 
 
 def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: torch.dtype) -> int:
-    """Let a layer's options write and evict heads of one number each, and measure."""
+    """Return the largest state of a layer: its options write and evict heads of size 1."""
     memory, heads = attached(model), model.config.num_key_value_heads
     query_heads = model.config.num_attention_heads
     length, size = memory.plan.segment_length, head_size(model)
@@ -75,5 +76,5 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
             bytes_held += heads * size * (size + 1) * wide(dtype).itemsize
         most = max(most, bytes_held)
         if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
-            break  # fuller than that it never is
+            break  # it is full
     return most

@@ -1,4 +1,4 @@
-"""How the processes of a run were started: what the variables of launchers and of Slurm say."""
+"""How the processes of a run were started, from the variables of launchers and of Slurm."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,36 +22,33 @@ OF_LAUNCHERS = (
     "SLURM_NTASKS_PER_NODE",
     "SLURM_STEPID",
 )
-"""Variables that say which of several processes this one is."""
+"""Environment variables that give the rank of a process."""
 
 _PREFIXES = ("TORCHELASTIC_", "SLURM_STEP_", "JSM_NAMESPACE_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """This process among those that a launcher started with the same command.
-
-    Args:
-        launcher: `srun` or `torchrun`.
-        rank: from 0, over all nodes.
-        local_rank: from 0, on this node.
-        node: from 0.
-        count: how many there are.
-    """
+    """The rank of this process among those that a launcher started with the same command."""
 
     launcher: str
+    """`srun` or `torchrun`."""
     rank: int
+    """From 0, over all nodes."""
     local_rank: int
+    """From 0, on this node."""
     node: int
+    """From 0."""
     count: int
+    """Number of tasks on all nodes."""
 
 
 def task_of(environment: Mapping[str, str]) -> Task | None:
     """Return which task of torchrun or of srun this process is; None if they did not start it.
 
-    The script of a batch job is none: it runs once, however many tasks the job may have, with
-    SLURM_PROCID=0 but without the variables of a job step, which srun sets. Nor is a process that
-    another process of the run started, which has a LOCAL_RANK.
+    The script of a batch job is not a task: it runs once, however many tasks the job may have, with
+    SLURM_PROCID=0 but without the variables of a job step, which srun sets. A process that another
+    process of the run started is not a task either: it has a LOCAL_RANK.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         return Task(
@@ -82,7 +79,7 @@ _OF_STEPS = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS")
 def as_given(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Return the arguments without what Lightning adds for the other processes of a run.
 
-    It names folders of Hydra's own, which are not used here.
+    Lightning adds Hydra's output folders, which are not used here.
     """
     added = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")
     if "LOCAL_RANK" not in environment:
@@ -93,7 +90,7 @@ def as_given(arguments: Sequence[str], environment: Mapping[str, str]) -> list[s
 def rank_of(environment: Mapping[str, str]) -> int:
     """Return the rank of this process in its run, as far as variables say it; 0 if they do not.
 
-    Where the processes of several nodes are started one by one, it is not 0 except for the first.
+    If the processes of several nodes are started one by one, only the first has rank 0.
     """
     task = task_of(environment)
     if task is not None:
@@ -106,7 +103,7 @@ def rank_of(environment: Mapping[str, str]) -> int:
 
 
 def require_tasks(task: Task | None, devices: int, nodes: int) -> None:
-    """Refuse tasks that would each run the whole of the run, beside each other.
+    """Refuse tasks that would each run the whole run beside each other.
 
     Raises `ConfigError` if a launcher started other than `devices` x `nodes` tasks.
     """
@@ -123,7 +120,7 @@ def require_tasks(task: Task | None, devices: int, nodes: int) -> None:
 
 
 def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those of launchers: of a process that is a run of its own."""
+    """Return the environment without launcher variables, for a process that is its own run."""
     return {
         k: v
         for k, v in environment.items()
@@ -132,7 +129,7 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def slurm_job(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the id of the Slurm job, and how often it was queued again; None outside of one."""
+    """Return the id of the Slurm job and its number of restarts; None outside of a job."""
     if "SLURM_JOB_ID" not in environment:
         return None
     array = environment.get("SLURM_ARRAY_JOB_ID")

@@ -1,6 +1,6 @@
-"""Where a run's records go beside its own files: W&B, a CSV table, TensorBoard; all the same keys.
+"""Loggers of a run beside its own files: W&B, a CSV table, TensorBoard, all with the same keys.
 
-Keys are `train/...` and `val/...` while a run trains, `eval/...` for what its end found out.
+Keys are `train/...` and `val/...` during training, `eval/...` for the final evaluation.
 """
 
 import logging
@@ -28,7 +28,7 @@ TRAIN_KEYS = {
     "tokens_per_second": "train/tokens_per_second",
     "seconds": "train/seconds",
 }
-"""What a value of metrics.jsonl is called elsewhere; a name with a slash stays as it is."""
+"""Keys of loggers for values of metrics.jsonl; a name with a slash stays as it is."""
 
 
 CSV, TENSORBOARD = "csv", "tensorboard"
@@ -38,17 +38,17 @@ CSV, TENSORBOARD = "csv", "tensorboard"
 class RunLogger(Protocol):
     """Takes the records of a run.
 
-    `anew` says that it was begun anew with this process: a continued run gives it all again.
+    `anew`: the logger begins anew with each process, so a continued run logs everything again.
     """
 
     anew: bool
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Take the values of an optimizer step."""
+        """Log the values of an optimizer step."""
         ...
 
     def finish(self, finished: bool) -> str | None:
-        """End; `finished` if the run came to its end. Returns what the user can do next, if any."""
+        """Close; `finished`: the run is complete. Return a command for the user, if any."""
         ...
 
 
@@ -76,7 +76,7 @@ def make_loggers(
 
 
 def as_sink(own: RunLogger) -> Sink:
-    """Return what hands lines of metrics.jsonl to a logger."""
+    """Return a sink that passes lines of metrics.jsonl to a logger."""
     return lambda record: own.log(train_values(record), record["step"])
 
 
@@ -95,8 +95,8 @@ def train_values(record: dict[str, Any]) -> dict[str, Any]:
 def eval_values(evaluation: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of an evaluation, in nats per token: `eval/nll`, `eval/nll_off`, ...
 
-    `eval/gain` is what own memory gains over memory off, `eval/gain_over_other` over another
-    document's; both are positive if own memory helps. What is not known is left out.
+    `eval/gain` is the gain of own memory over memory off, `eval/gain_over_other` over another
+    document's memory; both are positive if own memory helps. Unknown values are left out.
     """
     scores = {use: score["nll"] for use, score in evaluation["scores"].items()}
     own = evaluation["scores"]["own"]
@@ -115,9 +115,9 @@ def eval_values(evaluation: dict[str, Any]) -> dict[str, float]:
 
 
 def wandb_config(config: Config, record: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings, nested, each once; W&B shows `memory.topk` for topk under memory.
+    """Return a run's settings, nested; W&B shows `memory.topk` for topk under memory.
 
-    An option of memory is its name, and its budgets lie beside it.
+    An option of memory is given by its name, with its budgets beside it.
     """
     flat = config.memory.flat(config.num_layers())
     memory = {key.removeprefix("memory."): value for key, value in flat.items()}
@@ -159,16 +159,15 @@ def mirror_evaluation(
 ) -> str | None:
     """Send an evaluation of a finished run to W&B, as a run of its own in the same group.
 
-    Its job type is `eval`, its name RUN/EVALUATION. Nothing is sent if the run was not mirrored.
-    Whatever goes wrong there is a warning. Returns the command that sends it later, if there is
-    something left to send.
+    Its job type is `eval`, its name RUN/EVALUATION. Nothing is sent if W&B is switched off.
+    Every failure is a warning. Returns the command that sends the rest later, if anything is left.
 
     Args:
-        config: the settings it was read with.
-        overrides: what was changed of the run's settings.
-        evaluation: what `evaluate_all` gave.
+        config: the settings of the evaluation.
+        overrides: the changes to the run's settings.
+        evaluation: the result of `evaluate_all`.
         folder: the evaluation's own folder.
-        run_folder: the folder of the run whose weights were read.
+        run_folder: the folder of the run with the weights.
     """
     if config.logger.mode == "disabled":
         return None
@@ -182,7 +181,7 @@ def mirror_evaluation(
 
 
 class WandbLogger:
-    """Sends values to W&B; whatever happens there, the run goes on."""
+    """Sends values to W&B; a failure there does not stop the run."""
 
     anew = False
 
@@ -213,7 +212,7 @@ class WandbLogger:
         self._run.log(values, step=step)
 
     def finish(self, finished: bool) -> str | None:
-        """End, and give the command that sends what is left."""
+        """Close, and return the command that sends what is left."""
         return self._run.finish({} if finished else None)
 
 

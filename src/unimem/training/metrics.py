@@ -1,4 +1,4 @@
-"""The record of training: a line of metrics.jsonl every few steps, and what shows it."""
+"""Metrics of training: a line of metrics.jsonl every few steps, a progress bar, log lines."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ from unimem.words import written
 logger = logging.getLogger(__name__)
 
 VALIDATION = "val/nll"
-"""What a record of validation holds, and one of training does not."""
+"""Key that records of validation have, and records of training do not."""
 
 Sink = Callable[[dict[str, Any]], None]
 """Takes one record of metrics."""
 
 
 class Metrics(Callback):
-    """Sums losses and tokens of all processes, and hands a record to every sink now and then.
+    """Sums losses and tokens of all processes, and passes records to every sink.
 
     `loss` is the summed NLL of all tokens since the last record, divided by their number: never a
     mean of means. `seconds` and `tokens_seen` go on when a run is continued.
@@ -54,11 +54,11 @@ class Metrics(Callback):
         return self.tokens_seen / self.seconds if self.seconds else 0.0
 
     def leave_out(self, seconds: float) -> None:
-        """Do not count these seconds, which were not spent on training, before the next step."""
+        """Exclude these seconds, which were not spent on training."""
         self._clock += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums."""
+        """Return the sums, to be saved."""
         return {
             "nll": self._nll,
             "tokens": self._tokens,
@@ -68,7 +68,7 @@ class Metrics(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from sums that were saved."""
+        """Continue from saved sums."""
         self._nll, self._tokens = state_dict["nll"], state_dict["tokens"]
         self.tokens_seen, self.seconds = state_dict["tokens_seen"], state_dict["seconds"]
         seconds, tokens = state_dict["logged"]
@@ -81,7 +81,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add up, and after an optimizer step see whether a record is due."""
+        """Add losses and tokens, and write a record if one is due after this optimizer step."""
         self._own[0] += outputs["nll"].item()
         self._own[1] += outputs["tokens"].item()
         if (batch_idx + 1) % self._settings.accumulate:

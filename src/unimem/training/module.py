@@ -28,8 +28,8 @@ class NonFiniteLossError(ValueError):
 class LitUniMem(LightningModule):
     """Hosts a model with memory attached, and the bank that its rows carry from step to step.
 
-    `bank` is the memory after the last segment read, cut from the gradient; None before the first.
-    `gradient_norm` (before clipping) and `last_learning_rate` are those of the last optimizer step.
+    `bank` is the memory after the last segment, detached; None before the first. `gradient_norm`
+    (before clipping) and `last_learning_rate` are of the last optimizer step.
     """
 
     def __init__(self, model: PreTrainedModel, settings: TrainerSettings):
@@ -37,11 +37,11 @@ class LitUniMem(LightningModule):
         if settings.gradient_checkpointing:
             checkpoint_activations(model)
         if settings.compile:
-            # in place, so that no weight changes its name
+            # In place: no weight changes its name.
             cast(nn.Module, model.base_model).compile()
         self.model = model
         self.settings = settings
-        # noted before anything is wrapped: FSDP makes vectors of all weights
+        # Before anything is wrapped: FSDP flattens all weights to vectors.
         self._spared = frozenset(
             name
             for name, weight in model.named_parameters()
@@ -53,9 +53,9 @@ class LitUniMem(LightningModule):
         self._documents = torch.empty(0)
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Read the segments of a batch and give `loss`, `nll` (sum, in nats) and `tokens`.
+        """Read the segments of a batch; return `loss`, `nll` (sum, in nats) and `tokens`.
 
-        The loss is nats per token, and what options want minimised beside it.
+        The loss is nats per token plus the auxiliary losses of memory options.
 
         Raises `NonFiniteLossError`.
         """
@@ -98,7 +98,7 @@ class LitUniMem(LightningModule):
                 "weight_decay": 0.0,
             },
         ]
-        # on a GPU one kernel for all weights, and no second copy of them during the step
+        # On a GPU: one kernel for all weights, without a second copy of them during the step.
         fused = self.device.type == "cuda"
         rate = self.settings.learning_rate
         optimizer = AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=fused)

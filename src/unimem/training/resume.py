@@ -1,4 +1,4 @@
-"""What Lightning's checkpoints leave out: every process's memory and random state."""
+"""State that Lightning's checkpoints leave out: memory and random state of every process."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -19,28 +19,27 @@ from unimem.model.attach import attached
 from unimem.runs.environment import numerics, variables, versions
 from unimem.runs.signature import code_digest
 from unimem.training.checkpoint import not_of_a_run, read_checkpoint, require_parts
-from unimem.training.exhausted import out_of_memory
 from unimem.training.metrics import MetricsFile
 from unimem.training.module import LitUniMem
+from unimem.training.out_of_memory import is_oom
 
 KEY = "unimem"
 
 
 class ProcessState(Callback):
-    """Puts the memory and the random state of all processes into checkpoints, and back.
+    """Saves the memory and the random state of all processes in checkpoints, and restores them.
 
-    The position in the data needs no such care: `SegmentStream` counts the rows of all processes,
-    and Lightning saves it. Plain values and tensors only: checkpoints load with
-    `weights_only=True`.
+    The position in the data is saved by Lightning with `SegmentStream`, which counts the rows of
+    all processes. Plain values and tensors only: checkpoints load with `weights_only=True`.
     """
 
-    def __init__(self, corpus_digest: str, settings: str, metrics: MetricsFile, announce: Any):
+    def __init__(self, corpus_digest: str, settings: str, metrics: MetricsFile, log: Any):
         self._corpus_digest, self._settings = corpus_digest, settings
         self._metrics = metrics
-        self._announce = announce
+        self._log = log
         self._loaded: dict[str, Any] | None = None
         self.restored = False
-        """Whether all of a checkpoint is in place."""
+        """Whether a checkpoint was restored completely."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -58,13 +57,13 @@ class ProcessState(Callback):
             "settings": self._settings,
             "numerics": circumstances(),
         }
-        if trainer.is_global_zero:  # the process whose checkpoint is written
+        if trainer.is_global_zero:  # it writes the checkpoint
             checkpoint[KEY]["metrics"] = self._metrics.state()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep this process's part. Raises ValueError if the run cannot go on from it."""
+        """Keep this process's part. Raises ValueError if the run cannot continue from it."""
         saved = checkpoint[KEY]  # whose form `saved_state` has checked
         if len(saved["processes"]) != trainer.world_size:
             raise ValueError(
@@ -73,10 +72,10 @@ class ProcessState(Callback):
             )
         self._loaded = saved["processes"][trainer.global_rank]
         on_gpu = pl_module.device.type == "cuda"
-        self._announce(exactness(saved["numerics"], circumstances(), on_gpu=on_gpu))
+        self._log(exactness(saved["numerics"], circumstances(), on_gpu=on_gpu))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the state in place, after everything that could draw random numbers."""
+        """Restore the state, after everything that could draw random numbers."""
         if self._loaded is None:
             return
         assert isinstance(pl_module, LitUniMem)
@@ -111,8 +110,8 @@ def circumstances() -> dict[str, Any]:
 def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool = False) -> str:
     """Whether a continued run repeats the uninterrupted one bit for bit.
 
-    On a GPU it does so only under deterministic algorithms: the backward kernels of attention add
-    up in whatever order their blocks finish.
+    On a GPU only under deterministic algorithms: the backward kernels of attention add up their
+    blocks in no fixed order.
     """
     names = [*now, *(key for key in before if key not in now)]
     reasons = [
@@ -126,17 +125,18 @@ def exactness(before: Mapping[str, Any], now: Mapping[str, Any], *, on_gpu: bool
 
 
 @contextmanager
-def refused_unless_restored(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
-    """Name the checkpoint if an error comes while its content is put in place.
+def explain_restore_errors(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
+    """Name the checkpoint if an error is raised while it is restored.
 
-    Raises ValueError then: a whole file may hold another model's weights, or no checkpoint of ours.
+    Raises ValueError then: an intact file may hold another model's weights, or be of another
+    program.
     """
     try:
         yield
     except Exception as error:
         callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009 (set by a connector)
         (state,) = (each for each in callbacks if isinstance(each, ProcessState))
-        if checkpoint is None or state.restored or out_of_memory(error):
+        if checkpoint is None or state.restored or is_oom(error):
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise not_of_a_run(checkpoint, why) from error
@@ -188,7 +188,7 @@ class _Metrics(_Form):
 
 
 class _Saved(_Form):
-    """The form of what `ProcessState` saves; what has a default is absent in older checkpoints."""
+    """What `ProcessState` saves; fields with a default are absent in older checkpoints."""
 
     processes: list[_Process]
     corpus: str
@@ -200,7 +200,7 @@ class _Saved(_Form):
 def _require_shapes(trainer: Trainer) -> None:
     """Raise ValueError if the optimizer's moments are not of the weights' shapes."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        return  # the others keep them in pieces
+        return  # other strategies shard the moments
     for optimizer in trainer.optimizers:
         for weight, moments in optimizer.state.items():
             for name, value in moments.items():
@@ -212,7 +212,7 @@ def _require_shapes(trainer: Trainer) -> None:
 
 
 def require_same_run(checkpoint: Path, corpus_digest: str, settings: str) -> None:
-    """Refuse to go on from a checkpoint of other documents or settings, before all else.
+    """Refuse to continue from a checkpoint of other documents or settings.
 
     Raises ValueError if the checkpoint is not of this run.
     """
@@ -240,7 +240,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` gave."""
+    """Restore what `random_state` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     numpy = state["numpy"]
@@ -251,7 +251,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _copy(bank: MemoryBank | None) -> dict[str, Any] | None:
-    """Return what `bank` holds, on the CPU, without the larger tensors that it is a view of."""
+    """Return the bank's tensors on the CPU, copied out of the buffers that they are views of."""
     if bank is None:
         return None
     rows = torch.arange(len(bank.position), device=bank.position.device)

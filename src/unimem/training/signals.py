@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: finish the step, save, leave."""
+"""Signals that ask a process to stop: it finishes the step, saves and exits."""
 
 import os
 import signal
@@ -6,25 +6,25 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""What ends a process: SIGHUP comes when a terminal closes, SIGUSR1 and SIGUSR2 are how batch
-systems warn a job before its time is over."""
+"""SIGHUP is sent when a terminal closes, SIGUSR1 and SIGUSR2 by batch systems before the time limit
+of a job."""
 
 
-def heeded() -> list[int]:
-    """List the stopping signals to take.
+def stopping_signals() -> list[int]:
+    """Return the signals to handle.
 
-    All but those that this process was told to ignore, as `nohup` does with SIGHUP; SIGTERM and
-    SIGINT are taken in any case, also in a job that a script put into the background.
+    A signal that this process inherited as ignored (SIGHUP under `nohup`) is not handled; SIGTERM
+    and SIGINT always are, also in a background job of a script.
     """
     always = (signal.SIGTERM, signal.SIGINT)
     return [n for n in STOPPING if n in always or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 class StopSignals:
-    """While entered, the first signal is noted during training, and ends the process elsewhere.
+    """Context manager: during training the first signal is recorded, elsewhere it ends the process.
 
-    `received` is the signal, to be looked at after every optimizer step. A Ctrl-C after that
-    leaves at once; the last checkpoint is then the one before. Exit codes are 128 + signal.
+    `received` is the signal, checked after every optimizer step. A second Ctrl-C exits at once,
+    with the previous checkpoint as the last one. Exit codes are 128 + signal.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.getsignal(number) for number in heeded()}
+        self._previous = {number: signal.getsignal(number) for number in stopping_signals()}
         self.install()
         return self
 
@@ -42,10 +42,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals, also from Lightning.
+        """Install the handlers, in place of Lightning's.
 
-        Lightning would leave with exit code 0 at SIGTERM, and at SIGUSR1 under Slurm queue the job
-        again and train on.
+        Lightning would exit with code 0 at SIGTERM and, under Slurm, requeue the job at SIGUSR1.
         """
         for number in self._previous:
             signal.signal(number, self._handle)

@@ -1,4 +1,4 @@
-"""What a run takes over from the run whose weights it starts from, beside the model itself."""
+"""Weights of memory that a run loads from the run or model it starts from."""
 
 import logging
 from pathlib import Path
@@ -11,14 +11,14 @@ from unimem.settings import ModelSettings, PretrainedModel
 logger = logging.getLogger(__name__)
 
 
-def start_memory(model: PreTrainedModel, settings: ModelSettings, *, trains: bool) -> None:
+def load_start_weights(model: PreTrainedModel, settings: ModelSettings, *, trains: bool) -> None:
     """Load the weights of memory that lie beside a pretrained model, if there are any.
 
-    Soft tokens and gates that do not lie there in the same shape start anew, and a line says so.
-    A line names them too where no weights of memory lie there at all and the run does not train.
+    Soft tokens and gates without saved weights of the same shape are initialised, and logged. A
+    warning names them if there are no saved weights of memory at all and the run does not train.
 
-    Raises ValueError if some lie there and others do not, and the run does not train: it would read
-    with weights that nobody trained.
+    Raises ValueError if only some have saved weights and the run does not train: it would read with
+    untrained weights.
     """
     path = Path(settings.name) / WEIGHTS_NAME if isinstance(settings, PretrainedModel) else None
     if path is None or not path.is_file():

@@ -31,19 +31,19 @@ logger = logging.getLogger(__name__)
 class Validation(Callback):
     """Reads a sample of the held-out documents every `trainer.validate_every` optimizer steps.
 
-    After the last step too. Each time a record with `val/nll` (nats per token) and
-    `val/perplexity` goes to the sinks, and if controls are on and something passes between
-    segments, `val/nll_off` and `val/gain` (off less own). Training is left as it was: memory, modes
-    and random state. Processes share the documents.
+    Also after the last step. Each validation passes a record with `val/nll` (nats per token) and
+    `val/perplexity` to the sinks and, if controls are on and the model has memory, `val/nll_off`
+    and `val/gain` (off minus own). The memory, modes and random state of training do not change.
+    Documents are divided among processes.
 
-    With `trainer.patience` training ends after so many validations in a row that were not better
-    by more than `trainer.min_improvement` than the best one that was; with `trainer.keep_best` the
+    With `trainer.patience` training ends after that many validations in a row without an
+    improvement of more than `trainer.min_improvement` over the best; with `trainer.keep_best` the
     weights of the lowest `val/nll` are kept in a checkpoint of their own.
 
     Lightning's validation loop and its `EarlyStopping` and `ModelCheckpoint` are not used: a
-    document is read segment by segment with memory of its own, not as batches of a loader; a
-    validation that a signal cut short is made up for when the run is continued; and a continued
-    run must find the best weights that its checkpoint knows of, whatever came later.
+    document is read segment by segment with its own memory, not as batches of a loader; a
+    validation that a signal cut short is repeated when the run is continued; and a continued run
+    must find the best weights that its checkpoint names, whatever was written later.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Validation(Callback):
         self.stopped_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what decides when to stop and which weights were best."""
+        """Return the state of early stopping and of the best weights."""
         return {
             "pending": self._pending,
             "best": self.best,
@@ -82,14 +82,14 @@ class Validation(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was saved."""
+        """Continue from a saved state."""
         self._pending = state_dict["pending"]
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self._reference, self._waited = state_dict["reference"], state_dict["waited"]
         self.stopped_at = state_dict["stopped_at"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for the validation that a signal cut short; train no more if it was over."""
+        """Repeat a validation that a signal cut short; stop if training was over."""
         if self._pending is not None:
             step, self._pending = self._pending, None
             if trainer.is_global_zero:
@@ -100,7 +100,7 @@ class Validation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Validate if it is time to."""
+        """Validate every `validate_every` steps and after the last step."""
         if (batch_idx + 1) % self._settings.accumulate:
             return
         step, every = trainer.global_step, cast(int, self._settings.validate_every)
@@ -123,7 +123,7 @@ class Validation(Callback):
         )
 
     def record(self) -> dict[str, Any]:
-        """Return what a run's result says of its validation."""
+        """Return the validation's entry in a run's result."""
         return {
             "documents": len(self._documents),
             "also_evaluated": self._documents.also_evaluated,
@@ -154,7 +154,7 @@ class Validation(Callback):
         rows, processes = self._evaluation.batch_size, trainer.world_size
         sums = torch.zeros(len(uses) + 1, dtype=torch.float64)
         for start in range(0, len(self._documents), rows * processes):
-            # Of all processes, so that none waits for another that has left.
+            # All processes decide together, so that none waits for one that has stopped.
             stop = self._stop.received is not None
             if trainer.strategy.reduce_boolean_decision(stop, all=False):
                 return None
@@ -181,10 +181,10 @@ class Validation(Callback):
         return {use: total / tokens for use, total in zip(uses, nll, strict=True)}
 
     def _judge(self, trainer: Trainer, nll: float, step: int) -> None:
-        """Keep the best weights, and say whether patience is over."""
+        """Keep the best weights, and stop if patience is exceeded."""
         value = nll if math.isfinite(nll) else math.inf
         if self.best is None or value < self.best:
-            # Earlier ones stay: a checkpoint may know of them, and be continued from.
+            # Earlier best weights stay: an older checkpoint may name them.
             path = best_checkpoint(self._folder, step)
             keep = self._settings.keep_best
             problem = try_to_save(trainer, path, weights_only=True) if keep else None
@@ -204,12 +204,9 @@ class Validation(Callback):
 class ValidationDocuments:
     """`count` held-out documents to validate with, each cut at `max_tokens`.
 
-    As far as there are enough, they are others than those that are read at the end: the number that
-    chooses weights is no measure of them.
-
-    Attributes:
-        index: where each document stands among the held-out ones.
-        also_evaluated: how many of them are read at the end too.
+    As far as there are enough, they differ from the documents of the final evaluation: a loss that
+    selects weights is a biased measure of them. `index` are the documents' indices in the held-out
+    split, `also_evaluated` the number of documents that the final evaluation reads too.
     """
 
     def __init__(self, held_out: Documents, count: int, evaluation: EvaluationSettings):
@@ -226,7 +223,7 @@ class ValidationDocuments:
         return len(self.index)
 
     def some(self, places: list[int]) -> Sample:
-        """Return the documents at these places of `index`."""
+        """Return the documents with these positions in `index`."""
         return Sample.of(self._held_out, [self.index[i] for i in places], self._max_tokens)
 
 

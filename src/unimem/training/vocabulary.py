@@ -1,4 +1,4 @@
-"""What the token ids of a model's weights stand for, kept with the weights."""
+"""The vocabulary or tokenizer of a model's token ids, kept beside the weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +20,17 @@ def save_vocabulary(model: "PreTrainedModel", corpus: Corpus, folder: Path) -> N
 
 
 def with_tokenizer_of(weights: Path, data: DataSettings) -> DataSettings:
-    """Return the settings of a corpus with the tokenizer that lies beside weights, if one does."""
+    """Return the settings of a corpus with the tokenizer beside the weights, if there is one."""
     if isinstance(data, TokenizedSettings) and holds_tokenizer(weights):
         return data.model_copy(update={"tokenizer": str(weights)})
     return data
 
 
 def require_vocabulary(weights: str, corpus: Corpus, data: DataSettings) -> None:
-    """Refuse to read token ids with weights that were trained on ids of another meaning.
+    """Refuse documents whose token ids have another meaning than those of the weights.
 
-    Weights from elsewhere do not record a vocabulary: the tokenizer that lies with them, if any,
-    is taken for the one that they were trained with.
+    Foreign weights do not record a vocabulary: the tokenizer beside them, if there is one, is taken
+    to be the one of their training.
 
     Args:
         weights: the folder or hub id of the weights.
@@ -46,7 +46,7 @@ def require_vocabulary(weights: str, corpus: Corpus, data: DataSettings) -> None
 
 
 def require_same_vocabulary(trained: str, corpus: Corpus, data: DataSettings, weights: str) -> None:
-    """Compare the vocabulary that weights were trained with to that of the documents.
+    """Refuse documents with another vocabulary than the weights were trained with.
 
     Raises:
         ValueError: they differ.
@@ -66,7 +66,7 @@ def require_same_vocabulary(trained: str, corpus: Corpus, data: DataSettings, we
 
 
 def _own_tokenizer(data: DataSettings, weights: str) -> str | None:
-    """Return the vocabulary of the tokenizer that lies with weights from elsewhere, if one does."""
+    """Return the vocabulary of the tokenizer beside foreign weights, if there is one."""
     if not isinstance(data, TokenizedSettings) or data.tokenizer == weights:
         return None
     folder = Path(weights).expanduser()

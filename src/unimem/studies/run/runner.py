@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from unimem.runs.signature import code_changed
 from unimem.studies.cells import Cell
 from unimem.studies.run.cell_state import begun, finished
-from unimem.training.exhausted import OUT_OF_MEMORY
-from unimem.training.signals import heeded
+from unimem.training.out_of_memory import OUT_OF_MEMORY
+from unimem.training.signals import stopping_signals
 from unimem.words import system_error
 
 POLL = 0.1
@@ -190,7 +190,7 @@ class Runner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        previous: dict[int, Any] = {n: signal.signal(n, self._handle) for n in heeded()}
+        previous: dict[int, Any] = {n: signal.signal(n, self._handle) for n in stopping_signals()}
         try:
             yield
         finally:

@@ -13,13 +13,13 @@ import torch
 
 from unimem.config import compose
 from unimem.studies.run.runner import reason
-from unimem.training.exhausted import (
+from unimem.training.out_of_memory import (
     OUT_OF_MEMORY,
     OutOfMemoryError,
     evaluation_knobs,
+    explain_oom,
     in_words,
-    memory_told,
-    out_of_memory,
+    is_oom,
     training_knobs,
 )
 
@@ -41,7 +41,7 @@ REAL = {
 @pytest.mark.parametrize("library", REAL)
 def test_what_libraries_raise_is_known(library):
     error = raised(REAL[library])
-    assert out_of_memory(error)
+    assert is_oom(error)
     asked = library in ("torch", "numpy", "pyarrow")
     assert ("more were asked for" in in_words(error)) == asked
     assert "are free on this machine" in in_words(error)
@@ -61,18 +61,18 @@ def test_what_libraries_raise_is_known(library):
     ids=str,
 )
 def test_what_else_is_of_memory(error):
-    assert out_of_memory(error) and in_words(error)
+    assert is_oom(error) and in_words(error)
     wrapped = ValueError("model cannot be loaded")
     wrapped.__cause__ = error
-    assert out_of_memory(wrapped)
+    assert is_oom(wrapped)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("size mismatch"), ValueError("out of memory"), OSError(errno.ENOSPC, "")]
 )
 def test_other_errors_stay_what_they_are(error):
-    assert not out_of_memory(error)
-    with pytest.raises(type(error)), memory_told("training", list, "go on"):
+    assert not is_oom(error)
+    with pytest.raises(type(error)), explain_oom("training", list, "go on"):
         raise error
 
 
@@ -80,8 +80,8 @@ def test_the_line_names_the_inner_phase_what_was_asked_for_and_the_settings():
     config = compose("model=tiny", "data=markov", "injection_layer=2", "memory.size=32")
     with (
         pytest.raises(OutOfMemoryError) as told,
-        memory_told("loading", list, "x"),
-        memory_told("training", lambda: training_knobs(config), "then go on"),
+        explain_oom("loading", list, "x"),
+        explain_oom("training", lambda: training_knobs(config), "then go on"),
     ):
         raise RuntimeError(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"

@@ -1,6 +1,6 @@
-"""Memory that ran out: told in a line, with what was asked for, what there is, and what to lower.
+"""Out-of-memory errors in one line: what was asked for, what there is, which settings to lower.
 
-The kernel of Linux may kill a process instead; nothing can be told then.
+Linux may kill a process instead; then there is no message.
 """
 
 import errno
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = errno.ENOMEM
 """Exit status of a command that ran out of memory: 12."""
 
 CORPUS_KNOBS = ["data.train_documents", "data.validation_documents", "data.max_tokens"]
-"""Settings that the memory of building a corpus depends on."""
+"""Settings that lower the memory of building a corpus."""
 
 _SAID = (
     "can't allocate memory",
@@ -28,7 +28,7 @@ _SAID = (
     "bad_alloc",
     "_alloc_failed",
 )
-"""Parts of what torch, CUDA's libraries and the system say, in small letters."""
+"""Lower-case parts of the messages of torch, CUDA's libraries and the system."""
 
 _ASKED = re.compile(
     r"(?:allocate|size|mmap) (?P<count>\d[\d.,]*) ?(?P<unit>bytes|[KMGT]i?B)?", re.IGNORECASE
@@ -38,33 +38,33 @@ _STATUS = Path("/proc/self/status")
 
 
 class OutOfMemoryError(MemoryError):
-    """Memory that ran out, in a line for the user."""
+    """Memory ran out; the message is a line for the user."""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is of memory that is not there."""
+def is_oom(error: BaseException) -> bool:
+    """Whether an error, or its cause, is an out-of-memory error."""
     if isinstance(error, OSError):
         found = error.errno == errno.ENOMEM
     elif isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
         found = any(said in str(error).lower() for said in _SAID)
     else:
         found = isinstance(error, MemoryError)
-    return found or (error.__cause__ is not None and out_of_memory(error.__cause__))
+    return found or (error.__cause__ is not None and is_oom(error.__cause__))
 
 
 @contextmanager
-def memory_told(what: str, lower: Callable[[], Sequence[str]], then: str) -> Iterator[None]:
-    """Raise `OutOfMemoryError` for an error of memory within, which an inner one has not told yet.
+def explain_oom(what: str, lower: Callable[[], Sequence[str]], then: str) -> Iterator[None]:
+    """Turn an out-of-memory error into `OutOfMemoryError`, unless an inner context did.
 
     Args:
         what: what was being done, as `training`.
-        lower: gives settings, with their values, that take less memory if they are changed.
+        lower: returns settings, with their values, that lower the memory.
         then: how to go on.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OutOfMemoryError) or not out_of_memory(error):
+        if isinstance(error, OutOfMemoryError) or not is_oom(error):
             raise
         knobs = f"; what lowers the need: {', '.join(lower())}"
         line = f"out of memory while {what}: {in_words(error)}{knobs}; {then}"
@@ -72,7 +72,7 @@ def memory_told(what: str, lower: Callable[[], Sequence[str]], then: str) -> Ite
 
 
 def training_knobs(config: "Config") -> list[str]:
-    """Name the settings that the memory of a training step depends on."""
+    """Return the settings that lower the memory of a training step."""
     memory, trainer = config.memory, config.trainer
     knobs = [
         f"trainer.batch_size (now {trainer.batch_size})",
@@ -88,7 +88,7 @@ def training_knobs(config: "Config") -> list[str]:
 
 
 def evaluation_knobs(config: "Config") -> list[str]:
-    """Name the settings that the memory of reading held-out documents depends on."""
+    """Return the settings that lower the memory of an evaluation."""
     settings = config.evaluation
     return [
         f"evaluation.batch_size (now {settings.batch_size})",
@@ -109,7 +109,7 @@ def _on_cpu(config: "Config") -> list[str]:
 
 
 def in_words(error: BaseException) -> str:
-    """Return what was asked for, if the error tells, and what there is."""
+    """Return the bytes that were asked for, if the error names them, and the bytes there are."""
     while not _ASKED.search(str(error)) and error.__cause__ is not None:
         error = error.__cause__
     found = _ASKED.search(str(error))
@@ -145,7 +145,7 @@ def _here() -> str:
 
 
 def _kilobytes(file: Path, name: str) -> int:
-    """Read a size that Linux writes in kB, in bytes; 0 where there is none."""
+    """Return a size in bytes from a file of Linux that has it in kB; 0 if it is missing."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""What is said of a run whose folder cannot be written any more."""
+"""Errors of a run whose folder cannot be written any more."""
 
 import errno
 import resource
@@ -10,13 +10,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 ROOM = 1 << 20
-"""Below so many free bytes a write that failed is put down to the disk."""
+"""With fewer free bytes, a failed write is attributed to a full disk."""
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def why_unwritten(folder: Path, error: Exception) -> str:
-    """Return why a write in a folder failed: that the disk is full, or what the error says."""
+def write_error_reason(folder: Path, error: Exception) -> str:
+    """Return why a write in a folder failed: a full disk, a limit, or the error's own words."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -24,24 +24,24 @@ def why_unwritten(folder: Path, error: Exception) -> str:
     if free < ROOM:
         return f"the disk is full ({free:,} bytes free)"
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if most != resource.RLIM_INFINITY:  # which torch reports in words about its own archive
+    if most != resource.RLIM_INFINITY:  # torch's message does not say so
         return f"a file may have {most:,} bytes at most here (ulimit -f)"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @contextmanager
-def unwritten_told(folder: Path) -> Iterator[None]:
-    """Name what cannot be written, and how to go on, where an error of the system does not.
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Name the file that cannot be written and how to continue, if the system's error does not.
 
     Args:
-        folder: of the run, which is named where the error names no file.
+        folder: the run's folder, named if the error names no file.
 
     Raises:
-        OSError: something in `folder` cannot be written; with a sentence.
+        OSError: a file in `folder` cannot be written; the message is a sentence.
     """
     try:
         yield
-    except SafetensorError as error:  # of a model that is saved; who loads one tells it otherwise
+    except SafetensorError as error:  # while saving; loading has its own messages
         raise _in_words(folder, folder, error) from error
     except OSError as error:
         gone = error.errno == errno.ENOENT and not folder.exists()
@@ -51,7 +51,7 @@ def unwritten_told(folder: Path) -> Iterator[None]:
 
 
 def _in_words(folder: Path, path: Path, error: Exception) -> OSError:
-    why = why_unwritten(folder, error)
+    why = write_error_reason(folder, error)
     return OSError(
         f"{path} cannot be written: {why}; once it can, resume=true continues the run from its "
         "newest checkpoint"
