@@ -152,8 +152,8 @@ def test_a_kernel_that_was_first_asked_without_gradient_trains(mode):
 
 def test_who_watches_is_shown_the_reference():
     """Only it knows the share of each slot; the numbers are the same."""
-    seen, outs = [], []
-    for watch in (lambda layer, *_: seen.append(layer), None):
+    attn_mask, outs = [], []
+    for observer in (lambda layer, *_: attn_mask.append(layer), None):
         model = attach(make_model(), make_memory(4, **WINDOW))
         ids = IDS[:, :20].view(2, 5, 4)
         whole = {"starts": torch.zeros(2, 5).bool(), "lengths": torch.full((2, 5), 4)}
@@ -161,9 +161,9 @@ def test_who_watches_is_shown_the_reference():
             torch.no_grad(),
             mock.patch.object(attention, "attend_fast", wraps=fast.attend_fast) as calls,
         ):
-            outs.append(run(model, MemoryBank.empty(2), ids, watch=watch, **whole)[0])
-        assert (calls.call_count == 0) == (watch is not None)
-    assert sorted(seen) == [layer for layer in range(3) for _ in range(4)]
+            outs.append(run(model, MemoryBank.empty(2), ids, observer=observer, **whole)[0])
+        assert (calls.call_count == 0) == (observer is not None)
+    assert sorted(attn_mask) == [layer for layer in range(3) for _ in range(4)]
     assert (outs[0] - outs[1]).abs().max() <= 5e-6 * outs[0].abs().max()
 
 

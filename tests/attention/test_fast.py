@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimem.attention import backend, fast
 from unimem.attention.kernels.cpu import CpuFlash
-from unimem.attention.reference import attend, weigh
+from unimem.attention.reference import attend, compute_logits
 from unimem.attention.rotary import Frame
 from unimem.config import ConfigError, compose
 from unimem.memory.plan import PlanError
@@ -43,9 +43,8 @@ def outcome(memory, name, heads=4, kv_heads=2, use="own", checkpoint=False, dtyp
     starts[1, 4] = starts[2, 1] = True
     lengths = torch.full((3, 7), LENGTH)
     lengths[1, 3] = 5
-    losses = []
-    hidden, _ = run(
-        model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths, use=use, losses=losses
+    hidden, _, losses = run(
+        model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths, use=use
     )
     hidden = hidden * (torch.arange(LENGTH) < lengths[..., None])[..., None]
     direction = torch.randn(hidden.shape, generator=generator)
@@ -246,7 +245,7 @@ def test_waits_do_not_depend_on_the_number_of_layers(method, checkpoint):
         with Waits() as waits:
             kernel = OnGpu(waits)
             with mock.patch("unimem.model.segments.choose", return_value=kernel):
-                hidden, _ = run(model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths)
+                hidden, _, _ = run(model, MemoryBank.empty(3), ids, starts=starts, lengths=lengths)
             hidden.sum().backward()
         counts.append(waits.count)
     assert counts[0] == counts[1]
@@ -296,12 +295,15 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns, window):
     memory = Memory(*slots, places.where(places >= 0, FREE))
     index = torch.arange(T)[None]
     real = torch.ones(2, T, dtype=torch.bool)
-    turn, origin = partial(INNER, query), -positions[:, :1]
-    frame = Frame(turn, index, positions, origin, 8, real, True, window)
-    seen = attention.causal(T, query.device)
-    given = {"scaling": 8**-0.5, "seen": seen if window is None else seen.triu(1 - window)}
-    plainly = window is None or window >= T
-    weighing = weigh(query, key, memory, plan, frame, notes={}, **given)
+    rotate, origin = partial(INNER, query), -positions[:, :1]
+    frame = Frame(rotate, index, positions, origin, 8, real, True, window)
+    attn_mask = attention.causal(T, query.device)
+    given = {
+        "scaling": 8**-0.5,
+        "attn_mask": attn_mask if window is None else attn_mask.triu(1 - window),
+    }
+    is_causal = window is None or window >= T
+    weighing = compute_logits(query, key, memory, plan, frame, notes={}, **given)
     outs = (
         fast.attend_fast(
             query,
@@ -312,7 +314,7 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns, window):
             frame,
             gate=gate,
             kernel=kernel,
-            plainly=plainly,
+            is_causal=is_causal,
             **given,
         ),
         attend(weighing, query, value, memory, plan, gate),
@@ -361,7 +363,7 @@ def test_one_segment(reading, positions, fusion, kernel, T, M, left, groups, lea
         plan = make_memory(8, reading=reading, positions=positions, fusion=fusion).plan(1).layers[0]
     except PlanError:
         assume(False)
-    assume(plan.only_by_reference is None)
+    assume(plan.needs_reference is None)
     free = (0, max(M - left, 0))
     gated = fusion == "gated"
     found, expected = by_both_forms(plan, kernel, T, M, free, groups, gated, learns, sliding)

@@ -56,10 +56,10 @@ def test_gradient_of_a_part():
     grad = torch.randn(3, 5, 7, 8, generator=generator, dtype=torch.float64)
     outs.requires_grad_()
     lses.requires_grad_()
-    joint = (lses.softmax(0)[..., None] * outs).sum(0)
-    truths = torch.autograd.grad(joint, (outs, lses), grad)
+    merge_parts = (lses.softmax(0)[..., None] * outs).sum(0)
+    truths = torch.autograd.grad(merge_parts, (outs, lses), grad)
     for part in range(2):
-        found = part_gradient(grad, joint, lses.logsumexp(0), outs[part], lses[part])
+        found = part_gradient(grad, merge_parts, lses.logsumexp(0), outs[part], lses[part])
         for result, truth in zip(found, truths, strict=True):
             torch.testing.assert_close(result, truth[part], atol=1e-12, rtol=0)
 

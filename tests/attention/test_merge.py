@@ -6,7 +6,7 @@ import torch
 from unimem.attention import merge as module
 from unimem.attention.kernels.base import materialised
 from unimem.attention.kernels.cpu import CpuFlash
-from unimem.attention.merge import Dense, Sparse, joint
+from unimem.attention.merge import Dense, Sparse, merge_parts
 
 B, H, D = 2, 4, 16
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 5e-3}
@@ -67,14 +67,14 @@ def test_parts_are_one_softmax(case, G, dtype, monkeypatch):
         logits = logits.masked_fill(none, -torch.inf)
         logits = logits.to(torch.promote_types(dtype, torch.float32))
         sparse = Sparse(query, keys, values, index, logits)
-    out = joint(CpuFlash(), dense, sparse)
+    out = merge_parts(CpuFlash(), dense, sparse)
 
     true = [t.detach().double().requires_grad_() for t in leaves]
     all_keys, all_values = [true[-2], *true[1:-2:2]], [true[-1], *true[2:-2:2]]
     T, M = index.shape[2], true[-2].shape[2]
-    seen = torch.zeros(B, H, T, M, dtype=torch.bool)
-    seen = seen.scatter(-1, index, ~none) if index.shape[-1] else seen
-    masks = [seen, *(~hidden.expand(B, H, -1, -1) for *_, hidden in parts)]
+    attn_mask = torch.zeros(B, H, T, M, dtype=torch.bool)
+    attn_mask = attn_mask.scatter(-1, index, ~none) if index.shape[-1] else attn_mask
+    masks = [attn_mask, *(~hidden.expand(B, H, -1, -1) for *_, hidden in parts)]
     bias = torch.zeros(B, H, T, sum(m.shape[-1] for m in masks), dtype=torch.float64)
     bias = bias.masked_fill(~torch.cat(masks, -1), -torch.inf)
     some = (bias > -torch.inf).any(-1, keepdim=True)
@@ -99,7 +99,7 @@ def test_constants_get_no_gradient():
     query, _, keys, values, index, _ = example((), 5, 2)
     query.requires_grad_()
     logits = (query.detach() @ wide(keys).mT).gather(-1, index)
-    joint(CpuFlash(), [], Sparse(query, keys, values, index, logits)).sum().backward()
+    merge_parts(CpuFlash(), [], Sparse(query, keys, values, index, logits)).sum().backward()
     assert query.grad is not None
     assert keys.grad is None
     assert values.grad is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.models import make_memory, make_model, tokens
 
-from unimem.attention.rotary import Frame, IdentityRotary, rotate
+from unimem.attention.rotary import Frame, IdentityRotary, apply_rotary
 from unimem.memory.plan import option_class
 from unimem.memory.reading.base import View
 from unimem.memory.state import Memory
@@ -38,9 +38,11 @@ def test_scheme_is_the_rotation_by_its_distance(scheme):
             for m in range(7):
                 true = int(places[b, i] - positions[b, m])
                 distance = {"zero": i, "true": true, "capped": min(true, 6), "none": 0}[scheme]
-                turned = rotate(query[b : b + 1, :, i : i + 1], table(torch.tensor([[distance]])))
-                still = rotate(keys[b : b + 1, :, m : m + 1], table(torch.tensor([[0]])))
-                expected = (turned * still.repeat_interleave(2, 1)).sum(-1).flatten()
+                rotated = apply_rotary(
+                    query[b : b + 1, :, i : i + 1], table(torch.tensor([[distance]]))
+                )
+                still = apply_rotary(keys[b : b + 1, :, m : m + 1], table(torch.tensor([[0]])))
+                expected = (rotated * still.repeat_interleave(2, 1)).sum(-1).flatten()
                 torch.testing.assert_close(found[b, :, i, m], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -82,18 +84,18 @@ def test_stingy_places_for_the_choice_and_for_what_was_chosen():
     memory = Memory(keys, keys, torch.arange(8)[None])
     places = 8 + torch.arange(3)[None]
     frame = Frame(lambda index: None, places - 8, places, -places[:, :1], 3, places > 0)
-    (turn,) = scheme.turns(memory, frame)
-    assert turn.keys.tolist() == [[0, 1, 0, 1, 2, 3, 4, 5]]
-    assert turn.queries.tolist() == [[6, 7, 8]]
+    (rotate,) = scheme.rotations(memory, frame)
+    assert rotate.keys.tolist() == [[0, 1, 0, 1, 2, 3, 4, 5]]
+    assert rotate.queries.tolist() == [[6, 7, 8]]
 
     def stands(*chosen):
         block = torch.arange(8) // 2
         visible = torch.isin(block, torch.tensor(chosen)).expand(1, 1, 1, 8)
         found = {}
-        for turn in scheme.turns(memory, frame, visible):
-            assert turn.queries.tolist() == [[6, 7, 8]]
-            for slot in (turn.where & visible)[0, 0, 0].nonzero()[:, 0].tolist():
-                found[slot] = int(turn.keys[0, slot])
+        for rotate in scheme.rotations(memory, frame, visible):
+            assert rotate.queries.tolist() == [[6, 7, 8]]
+            for slot in (rotate.where & visible)[0, 0, 0].nonzero()[:, 0].tolist():
+                found[slot] = int(rotate.keys[0, slot])
         return found
 
     assert stands(0, 1) == {0: 0, 1: 1, 2: 2, 3: 3}

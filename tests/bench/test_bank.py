@@ -47,7 +47,7 @@ def test_state_is_as_large_as_after_reading(method):
         ids = torch.randint(512, (1, 1, LENGTH), generator=torch.Generator().manual_seed(seed))
         starts = torch.zeros(1, 1, dtype=torch.bool)
         with torch.no_grad():
-            _, read = run(model, read, ids, starts=starts, lengths=torch.full((1, 1), LENGTH))
+            _, read, _ = run(model, read, ids, starts=starts, lengths=torch.full((1, 1), LENGTH))
     bank = fill(model)
     assert bank.bytes_per_row() == read.bytes_per_row()
     assert bank.position.tolist() == read.position.tolist()
@@ -64,5 +64,5 @@ def test_every_method_takes_a_step_from_a_full_bank(method):
     assert bank.bytes_per_row() == state_bytes_per_row(model, SIZE, torch.float32)
     ids = torch.zeros(2, 1, LENGTH, dtype=torch.long)
     starts, lengths = torch.zeros(2, 1, dtype=torch.bool), torch.full((2, 1), LENGTH)
-    hidden, after = run(model, bank, ids, starts=starts, lengths=lengths)
+    hidden, after, _ = run(model, bank, ids, starts=starts, lengths=lengths)
     assert hidden.isfinite().all() and (after.position > bank.position).all()

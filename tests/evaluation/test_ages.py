@@ -10,12 +10,12 @@ from unimem.evaluation.score import score
 from unimem.memory.state import FREE, Memory
 
 
-def watch(lengths, **memory):
+def observer(lengths, **memory):
     torch.manual_seed(3)
     model = attach(make_model(), make_memory(8, **memory))
     ages = Ages(8)
     plain = score(model, Listed(lengths), segment_length=8, batch_size=2)
-    watched = score(model, Listed(lengths), segment_length=8, batch_size=2, watch=ages)
+    watched = score(model, Listed(lengths), segment_length=8, batch_size=2, observer=ages)
     for a, b in zip(plain.nll, watched.nll, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)  # watched, attention is by the reference
     return ages.record(len(lengths))
@@ -53,7 +53,7 @@ def test_buckets_of_several_segments_are_joined():
 
 @pytest.mark.parametrize("positions", ["true", "zero"])
 def test_all_of_a_lone_segments_memory_is_counted(positions):
-    record = watch([16], positions=positions)
+    record = observer([16], positions=positions)
     assert record is not None
     # 8 queries see the 8 slots of the segment before: distances 1 to 15.
     assert record["edges"] == [1, 9, 17]
@@ -63,7 +63,7 @@ def test_all_of_a_lone_segments_memory_is_counted(positions):
 
 
 def test_a_window_is_read_no_further_than_it_reaches():
-    record = watch([40, 23], reading={"position": {"window": 8}})
+    record = observer([40, 23], reading={"position": {"window": 8}})
     assert record is not None
     for share in record["share"].values():
         assert share[0] > 0
@@ -79,7 +79,7 @@ def test_a_closed_gate_reads_nothing():
             for gate in gates.parameters():
                 gate.fill_(100 * (2 * open_share - 1))
         ages = Ages(8)
-        score(model, Listed([24]), segment_length=8, batch_size=1, watch=ages)
+        score(model, Listed([24]), segment_length=8, batch_size=1, observer=ages)
         record = ages.record(1)
         assert record is not None
         assert sum(record["share"]["1"]) == pytest.approx(open_share, abs=1e-6)
@@ -92,11 +92,11 @@ def test_soft_tokens_in_front_do_not_count():
         "positions": "zero",
         "bptt_segments": 1,
     }
-    record = watch([24, 30], **choices)
+    record = observer([24, 30], **choices)
     assert record is not None
     assert list(record["share"]) == ["1"]
 
 
 def test_without_layers_of_memory_there_are_no_ages():
     none = {"management": {"none": {}}, "reading": {"none": {}}, "injection": {"none": {}}}
-    assert watch([24], **none) is None
+    assert observer([24], **none) is None

@@ -102,9 +102,9 @@ def test_evaluation_leaves_a_training_bank_alone():
     marks = {"starts": torch.zeros(2, 2, dtype=torch.bool), "lengths": torch.full((2, 2), 8)}
 
     def losses(between):
-        _, bank = run(model, MemoryBank.empty(2), ids[:, :2], **marks)
+        _, bank, _ = run(model, MemoryBank.empty(2), ids[:, :2], **marks)
         between()
-        hidden, _ = run(model, bank, ids[:, 2:], **marks)
+        hidden, _, _ = run(model, bank, ids[:, 2:], **marks)
         return token_nll(model.get_output_embeddings()(hidden[:, :, :-1]), ids[:, 2:, 1:])
 
     def evaluate():

@@ -78,7 +78,9 @@ def test_rows_are_documents_read_alone(stream, size, reading, positions, fusion,
     attach(MODEL, make_memory(length, **choices))
     ids, starts, lengths, documents = laid_out(length, rows)
     with torch.no_grad():
-        hidden, bank = run(MODEL, MemoryBank.empty(len(rows)), ids, starts=starts, lengths=lengths)
+        hidden, bank, _ = run(
+            MODEL, MemoryBank.empty(len(rows)), ids, starts=starts, lengths=lengths
+        )
         logits = MODEL.lm_head(hidden)
         for row, first, document in documents:
             alone = read(MODEL, document[None])

@@ -25,7 +25,9 @@ def read_all(model, train):
     starts, lengths = torch.zeros(2, 1, dtype=torch.bool), torch.full((2, 1), LENGTH)
     for segment in tokens(2, SEGMENTS * LENGTH).split(LENGTH, 1):
         with torch.set_grad_enabled(train):
-            out, bank = run(model, bank.detach(), segment[:, None], starts=starts, lengths=lengths)
+            out, bank, _ = run(
+                model, bank.detach(), segment[:, None], starts=starts, lengths=lengths
+            )
         if train:
             out.square().sum().backward()
         hidden.append(out.detach())

@@ -68,7 +68,7 @@ def build(case: dict, bptt_segments: int = 0):
 def step(model, bank, ids, *, start=False):
     """Read one segment [B, T]; the loss is the mean over the predictions inside it."""
     rows = len(ids)
-    hidden, bank = run(
+    hidden, bank, _ = run(
         model,
         bank,
         ids[:, None],
@@ -134,7 +134,7 @@ def test_training_losses_and_gradients(name):
     # two segments in one graph: the second's loss reaches what the first wrote
     model = build(case, 1)
     pair = ids[:2].transpose(0, 1)
-    hidden, _ = run(
+    hidden, _, _ = run(
         model,
         MemoryBank.empty(len(pair)),
         pair,

@@ -190,9 +190,9 @@ def test_9_a_reset_row_is_its_document_alone(heads, kind):
     lengths = torch.full((2, 5), 8)
     lengths[0, 1], lengths[1, 2] = 3, 0  # a short last segment, and an empty one
 
-    hidden, bank = run(model, MemoryBank.empty(2), ids, starts=starts, lengths=lengths)
+    hidden, bank, _ = run(model, MemoryBank.empty(2), ids, starts=starts, lengths=lengths)
     for row, begin in ((0, 2), (1, 3)):
-        alone, own = run(
+        alone, own, _ = run(
             model,
             MemoryBank.empty(1),
             ids[row : row + 1, begin:],
@@ -254,7 +254,7 @@ def test_12_gradient_reaches_exactly_the_declared_segments(reach, soft):
     # every segment has tokens of its own, so the rows of the embedding tell who gets gradient
     ids = torch.arange(40).view(1, 5, 8)
     segments = slice(0, reach + 2)
-    hidden, _ = run(
+    hidden, _, _ = run(
         model,
         MemoryBank.empty(1),
         ids[:, segments],

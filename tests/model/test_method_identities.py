@@ -88,7 +88,9 @@ def test_controls_take_memory_away_or_show_the_neighbours(method, vanilla):
     memory = small_memory(method)
     off = logits(memory, use="off")
     plan = memory.plan(3)
-    if plan.soft is None and all(layer.plain or layer.observes for layer in plan.layers.values()):
+    if plan.soft is None and all(
+        layer.is_plain_causal or layer.observes for layer in plan.layers.values()
+    ):
         close(off, vanilla)
     assert off.isfinite().all() and logits(memory, use="other").isfinite().all()
     same = IDS[:1].expand(2, -1)
@@ -262,13 +264,11 @@ def test_activation_checkpointing_changes_nothing(method):
         model = attach(make_model(), small_memory(method, 8, "memory.bptt_segments=2")).train()
         if checkpointing:
             checkpoint_activations(model)
-        losses = []
         starts, lengths = torch.zeros(2, 3, dtype=torch.bool), torch.full((2, 3), 8)
         torch.manual_seed(0)
-        hidden, bank = run(
-            model, MemoryBank.empty(2), IDS[:, :24].view(2, 3, 8), starts=starts, lengths=lengths,
-            losses=losses,
-        )  # fmt: skip
+        hidden, bank, losses = run(
+            model, MemoryBank.empty(2), IDS[:, :24].view(2, 3, 8), starts=starts, lengths=lengths
+        )
         (hidden.square().mean() + sum(losses)).backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         return bank, losses, gradients

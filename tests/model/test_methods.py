@@ -78,7 +78,7 @@ def segments(model, ids, starts=None, lengths=None, bank=None):
     shape = ids.shape[:2]
     starts = torch.zeros(shape, dtype=torch.bool) if starts is None else starts
     lengths = torch.full(shape, ids.shape[2]) if lengths is None else lengths
-    return run(model, bank or MemoryBank.empty(len(ids)), ids, starts=starts, lengths=lengths)
+    return run(model, bank or MemoryBank.empty(len(ids)), ids, starts=starts, lengths=lengths)[:2]
 
 
 @pytest.mark.parametrize("method", each(4, METHODS))

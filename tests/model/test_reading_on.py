@@ -170,7 +170,7 @@ def test_controls_of_rows_that_end_early(use):
     held = read(model, both, use=use).bank
     before = read(model, ids[:, :18], lengths=[18, 12], use=use).bank
     check_same_row(before, 1, held.rows(torch.tensor([1])))
-    hidden, _ = run(
+    hidden, _, _ = run(
         model,
         before,
         ids[:, None, 18:24].clamp_min(0),

@@ -138,9 +138,9 @@ class Farthest:
     def __init__(self):
         self.distance = 0
 
-    def __call__(self, layer, shares, queries, memory):
+    def __call__(self, layer, attention_weights, queries, memory):
         distance = queries[:, None, :, None] - memory.places[:, :, None, :]
-        groups = shares.unflatten(1, (distance.shape[1], -1))
+        groups = attention_weights.unflatten(1, (distance.shape[1], -1))
         seen = (groups > 0).any(2) & (queries >= 0)[:, None, :, None]
         self.distance = max(self.distance, int(distance.where(seen, 0).max()))
 
@@ -152,21 +152,21 @@ def test_no_method_reads_farther_than_the_window(method):
     memory = small_memory(method, 8)
     model = decoder("mistral", sliding_window=13)
 
-    def hidden(backend, watch=None):
+    def hidden(backend, observer=None):
         torch.manual_seed(1)  # soft tokens are drawn
         attach(model, memory, backend)
         bank, shape = MemoryBank.empty(2), ids.shape[:2]
         starts, lengths = torch.zeros(shape, dtype=torch.bool), torch.full(shape, 8)
-        return run(model, bank, ids, starts=starts, lengths=lengths, watch=watch)[0]
+        return run(model, bank, ids, starts=starts, lengths=lengths, observer=observer)[0]
 
-    watch, ids = Farthest(), tokens(2, 48).view(2, 6, 8)
+    observer, ids = Farthest(), tokens(2, 48).view(2, 6, 8)
     try:
-        exact = hidden("auto", watch)
+        exact = hidden("auto", observer)
     except ValueError as error:
         assert any(o.merges for o in memory.plan(3).layers[1].options)
         assert "sliding_window=13" in str(error) and "merges tokens" in str(error)
         return
-    assert watch.distance < 13
+    assert observer.distance < 13
     for backend in ("auto", "reference"):
         assert (hidden(backend) - exact).abs().max() < 1e-5 * exact.abs().max()
 

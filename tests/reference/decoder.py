@@ -45,8 +45,8 @@ def rope(model, x, positions):
 def scores(model, q, k, distance):
     """Logits [B, H, N, M] of q [B, H, N, D] on k [B, H, M, D], each pair as far apart as `distance`
     [..., N, M] says, divided by the root of D."""
-    turned = rope(model, q[..., :, None, :], distance)  # [B, H, N, M, D]
-    return (turned * k[..., None, :, :]).sum(-1) / q.shape[-1] ** 0.5
+    rotated = rope(model, q[..., :, None, :], distance)  # [B, H, N, M, D]
+    return (rotated * k[..., None, :, :]).sum(-1) / q.shape[-1] ** 0.5
 
 
 def soft(logits, mask, v):

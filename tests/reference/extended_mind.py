@@ -19,8 +19,8 @@ def logits(model, ids, *, length, layers, topk, threshold):
         if layer not in layers:
             return local(model, q, k, v, length)
         near, far = scores(model, q, k, t - j), scores(model, q, k.detach(), t - start)
-        turned = rope(model, q, torch.arange(n) % length)
-        cosine = torch.cosine_similarity(turned[..., :, None, :], k[..., None, :, :], dim=-1)
+        rotated = rope(model, q, torch.arange(n) % length)
+        cosine = torch.cosine_similarity(rotated[..., :, None, :], k[..., None, :, :], dim=-1)
         best = cosine.masked_fill(~memory, -torch.inf).topk(min(topk, n)).indices
         picked = torch.zeros_like(far, dtype=torch.bool).scatter(-1, best, True)
         picked = picked & memory & (cosine >= threshold)

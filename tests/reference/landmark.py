@@ -32,9 +32,9 @@ def logits(model, ids, *, length, layers, block, mark, topk):
                 out.append(read(model, q[:, :, t], k, v, t, own, past, block + 1, topk))
         return torch.stack(out, 2)
 
-    speaks = [t for s in segments for a, m in s for t in (*range(a, m - 1), m)]
+    predicts_next = [t for s in segments for a, m in s for t in (*range(a, m - 1), m)]
     # A landmark speaks for the last text token of its block.
-    return model.lm_head(decode(model, torch.cat(embeds, 1), attention)[:, speaks])
+    return model.lm_head(decode(model, torch.cat(embeds, 1), attention)[:, predicts_next])
 
 
 def read(model, q, k, v, t, own, past, width, topk):

@@ -28,7 +28,7 @@ def test_state_is_the_most_that_the_bank_holds(name, length):
     most, bank = 0, MemoryBank.empty(1)
     with torch.no_grad():
         for start in range(0, length, 8):
-            _, bank = run(
+            _, bank, _ = run(
                 model,
                 bank,
                 tokens(1, min(8, length))[:, None],

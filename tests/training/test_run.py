@@ -16,7 +16,7 @@ from unimem.evaluation.run import evaluate_all
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach, load_memory
 from unimem.model.load import load_model
-from unimem.model.segments import run as read_segments
+from unimem.model.segments import segment_nll
 from unimem.runs.folder import recorded_config, weights_folder
 from unimem.runs.records import read_result
 from unimem.training.checkpoint import AtomicCheckpointIO
@@ -223,11 +223,11 @@ def test_evaluation_computes_in_the_precision_of_the_run(
     seen = set()
 
     def watched(*args, **kwargs):
-        hidden, bank = read_segments(*args, **kwargs)
+        nll, bank, losses = segment_nll(*args, **kwargs)
         seen.update(memory.keys.dtype for memory in bank.layers.values())
-        return hidden, bank
+        return nll, bank, losses
 
-    monkeypatch.setattr("unimem.evaluation.score.run", watched)
+    monkeypatch.setattr("unimem.evaluation.score.segment_nll", watched)
     run = runs.start("name=a", f"trainer.precision={precision}", f"trainer.max_steps={steps}")
     assert seen == {keys}
     result = read_result(run)

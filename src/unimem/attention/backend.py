@@ -1,7 +1,7 @@
 """Which kernel computes attention with memory, and why.
 
-`reference` is the form that defines truth (`attend.py`); kernels compute the same without writing
-all logits out, and prove it on a small example before they are used.
+`reference` is the defining form (`reference.py`); kernels compute the same without materialising
+all logits, and are compared with it on a small example before use.
 """
 
 import logging
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unimem.attention.kernels.base import Kernel, materialised
-from unimem.attention.merge import Dense, joint
+from unimem.attention.merge import Dense, merge_parts
 from unimem.memory.plan import MemoryPlan
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def choose(
     for name in ORDER.get(device.type, ()):
         kernel, missing = _working(name, device.type, dtype, True)
         if kernel is not None:
-            slow = (f"by reference: {why}" for why in plan.only_by_reference)
+            slow = (f"by reference: {why}" for why in plan.needs_reference)
             _say(f"{name} ({type(kernel).__name__})", *tried, *slow)
             return kernel
         tried.append(f"{name} {missing}")
@@ -131,7 +131,7 @@ def _error(kernel: Kernel, device: torch.device, dtype: torch.dtype, learns: boo
     window = (causal - causal.tril(-1)) if kernel.bands else causal
     mask = torch.zeros(16, 24, device=device).masked_fill(window == 0, -torch.inf)
     near = Dense(query, keys[0], keys[1], None if band else mask.to(dtype)[None, None], band)
-    out = joint(kernel, [near, Dense(query, keys[2], keys[3], bias)])
+    out = merge_parts(kernel, [near, Dense(query, keys[2], keys[3], bias)])
     wide = [x.detach().double().requires_grad_() for x in (query, *keys)]
     both = torch.cat([mask.double().expand(2, 1, 16, 24), bias.double()], -1)
     truth, _ = materialised(

@@ -1,7 +1,7 @@
-"""The fast form of what `attend.py` defines: the same numbers, without all logits of a memory.
+"""The fast form of `reference.py`: the same numbers, without the logits of a whole memory.
 
-What is read by place, and the segment, are dense parts of one softmax (`near.py`); what is found by
-search is a sparse part. Which plans have this form says `LayerPlan.only_by_reference`.
+Slots that are read by position, and the segment, are dense parts of one softmax (`parts.py`); slots
+that are found by search are a sparse part. A plan with a `needs_reference` has no fast form.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, N of them within reach,
 D head size.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimem.attention.kernels.base import Kernel, wide
-from unimem.attention.merge import Dense, Sparse, joint, picked_dot
+from unimem.attention.kernels.base import Kernel, accumulation_dtype
+from unimem.attention.merge import Dense, Sparse, merge_parts, picked_dot
 from unimem.attention.parts import (
     Keys,
     Rows,
@@ -27,17 +27,17 @@ from unimem.attention.parts import (
     split,
     within_reach,
 )
-from unimem.attention.reference import fuse_gated, own_links, recall
+from unimem.attention.reference import fuse_gated, own_links, read_matrix
 from unimem.attention.rotary import Frame
 from unimem.attention.search import search
-from unimem.memory.option import full_precision, spread
+from unimem.memory.option import full_precision, repeat_kv
 from unimem.memory.plan import LayerPlan
-from unimem.memory.positions.base import Turn
+from unimem.memory.positions.base import Rotation
 from unimem.memory.reading.base import Search, Selection, unit
 from unimem.memory.state import Memory
 
 Picks = MutableMapping[tuple[int, int], tuple[Tensor, Tensor]]
-"""What was found by search, index and logits by layer and segment, so that it is found once."""
+"""Search results, index and logits, by layer and segment; recomputed activations reuse them."""
 
 
 def attend_fast(
@@ -49,19 +49,19 @@ def attend_fast(
     frame: Frame,
     *,
     scaling: float,
-    seen: Tensor,
-    plainly: bool = False,
+    attn_mask: Tensor,
+    is_causal: bool = False,
     gate: Tensor | None,
     kernel: Kernel,
     picks: Picks | None = None,
-    place: tuple[int, int] = (0, 0),
+    layer_segment: tuple[int, int] = (0, 0),
     rows: Rows | None = None,
 ) -> Tensor:
-    """Read and mix as `weigh` and `attend` do: [B, H, T, D].
+    """Return the output [B, H, T, D] of `compute_logits` and `attend`, with the same arguments.
 
-    The arguments are theirs; `plainly` says that `seen` is causal and no more. `place` is the layer
-    and the segment of the call. What is searched is looked up in `picks` at that place, and kept
-    there; what is known of the order of slots is in `rows`.
+    `is_causal`: `attn_mask` is the causal mask. `layer_segment` are the layer and the segment of
+    the call, under which search results are kept in `picks`; `rows` keeps which slots and segments
+    are contiguous.
     """
     with full_precision(query):
         return _attend(
@@ -72,12 +72,12 @@ def attend_fast(
             plan,
             frame,
             scaling,
-            seen,
-            plainly,
+            attn_mask,
+            is_causal,
             gate,
             kernel,
             picks,
-            place,
+            layer_segment,
             {} if rows is None else rows,
         )
 
@@ -90,63 +90,70 @@ def _attend(
     plan: LayerPlan,
     frame: Frame,
     scaling: float,
-    seen: Tensor,
-    plainly: bool,
+    attn_mask: Tensor,
+    is_causal: bool,
     gate: Tensor | None,
     kernel: Kernel,
     picks: Picks | None,
-    place: tuple[int, int],
+    layer_segment: tuple[int, int],
     rows: Rows,
 ) -> Tensor:
     query, heads = raw * scaling, raw.shape[1]
-    plainly = plainly and kernel.bands and plan.local == "causal"
-    seen, times = own_links(plan, frame, seen, heads)
-    own = Keys(key, value, (Turn(frame.index, frame.index),), seen, times)
+    is_causal = is_causal and kernel.bands and plan.local == "causal"
+    attn_mask, multiplicity = own_links(plan, frame, attn_mask, heads)
+    own = Keys(key, value, (Rotation(frame.index, frame.index),), attn_mask, multiplicity)
 
     def causal() -> Dense:
-        """Return the segment as a band of all that stands before, which needs no mask."""
-        asked, keys = (frame.turn(x, frame.index).to(value.dtype) for x in (query, key))
+        """Return the segment as a causal band, which needs no mask."""
+        asked, keys = (frame.rotate(x, frame.index).to(value.dtype) for x in (query, key))
         return Dense(asked, keys, value, None, key.shape[2])
 
     def fused(*sets: Keys, picked: Sparse | None = None, band: Sequence[Dense] = ()) -> Tensor:
-        return joint(kernel, [*_dense(query, sets, frame, value.dtype), *band], picked)
+        return merge_parts(kernel, [*_dense(query, sets, frame, value.dtype), *band], picked)
 
     if plan.positions.after_choice:
         chosen = by_place(memory, plan, query, frame)
         return fused(*placed(memory, own, plan, frame, chosen))
     if not len(memory):
-        out = fused(band=[causal()]) if plainly else fused(own)
+        out = fused(band=[causal()]) if is_causal else fused(own)
     else:
-        near, tail = within_reach(memory, plan)
+        reachable, tail = within_reach(memory, plan)
         wanted, window, sparse = plan.reading.search_for, None, None
-        if plainly and (gate is None or plan.reads_matrix):
-            window = band_of(plan, near, tail, frame, rows, place[1])
+        if is_causal and (gate is None or plan.reads_matrix):
+            window = band_of(plan, reachable, tail, frame, rows, layer_segment[1])
         chosen = None
         parts: list[Keys] = []
-        if window is not None and wanted is None and tail == len(near):
-            # seen through the band alone: no mask is needed
-            parts = [Keys(near.keys, near.values, plan.positions.turns(near, frame), seen)]
-        elif (chosen := by_place(near, plan, query, frame)) is not None:
-            parts = split(near, plan.positions.turns(near, frame), chosen)
+        if window is not None and wanted is None and tail == len(reachable):
+            # The band alone decides what is seen: no mask is needed.
+            parts = [
+                Keys(
+                    reachable.keys,
+                    reachable.values,
+                    plan.positions.rotations(reachable, frame),
+                    attn_mask,
+                )
+            ]
+        elif (chosen := by_place(reachable, plan, query, frame)) is not None:
+            parts = split(reachable, plan.positions.rotations(reachable, frame), chosen)
         if wanted is not None:
-            sparse = _search(query, memory, plan, frame, wanted, chosen, tail, picks, place)
+            sparse = _search(query, memory, plan, frame, wanted, chosen, tail, picks, layer_segment)
         if gate is not None and not plan.reads_matrix:
             read = fused(*parts, picked=sparse) if parts or sparse else torch.zeros_like(raw)
             any_read = _any_read(query, chosen, sparse)
-            own_out = fused(band=[causal()]) if plainly else fused(own)
+            own_out = fused(band=[causal()]) if is_causal else fused(own)
             return fuse_gated(read, own_out, gate, any_read)
         if window is None:
-            if plainly:
+            if is_causal:
                 out = fused(*parts, picked=sparse, band=[causal()])
             else:
                 out = fused(*parts, own, picked=sparse)
         else:
             left, key, value = banded(parts[0], own, tail, frame)
-            turned = frame.turn(query, frame.index).to(value.dtype)
-            band = Dense(turned, key.to(value.dtype), value, None, window)
+            rotated = frame.rotate(query, frame.index).to(value.dtype)
+            band = Dense(rotated, key.to(value.dtype), value, None, window)
             out = fused(*left, picked=sparse, band=[band])
     if gate is not None and memory.matrix is not None:
-        answer, known = recall(raw, memory.matrix)
+        answer, known = read_matrix(raw, memory.matrix)
         return fuse_gated(answer.to(out.dtype), out, gate, known)
     return out
 
@@ -160,17 +167,17 @@ def _search(
     chosen: Selection | None,
     tail: int,
     picks: Picks | None,
-    place: tuple[int, int],
+    layer_segment: tuple[int, int],
 ) -> Sparse:
-    """Find what each query reads by content, among the slots that are left."""
+    """Search the slots that each query reads by content, among those not read yet."""
     keys, values = memory.keys, memory.values
-    if not wanted.live:
+    if not wanted.grad_mask:
         keys, values = keys.detach(), values.detach()
-    (turn,) = plan.positions.turns(memory, frame)
-    turned = frame.turn(query, turn.queries).to(values.dtype)
-    keys = frame.turn(keys, turn.keys).to(values.dtype)
-    if picks is not None and place in picks:
-        return Sparse(turned, keys, values, *picks[place])
+    (rotation,) = plan.positions.rotations(memory, frame)
+    rotated = frame.rotate(query, rotation.queries).to(values.dtype)
+    keys = frame.rotate(keys, rotation.keys).to(values.dtype)
+    if picks is not None and layer_segment in picks:
+        return Sparse(rotated, keys, values, *picks[layer_segment])
     with torch.no_grad():
         open_slots, taken = memory.used, None
         if chosen is not None:
@@ -179,23 +186,23 @@ def _search(
                 column = torch.arange(len(memory), device=keys.device)
                 open_slots = open_slots & (column >= first_used(memory) + plan.reach[0])
         if frame.window is not None:
-            far = spread(frame.too_far(memory.places), query.shape[1])
+            far = repeat_kv(frame.too_far(memory.places), query.shape[1])
             if taken is None:
                 taken = far
             else:
                 taken = far | functional.pad(taken, (len(memory) - taken.shape[-1], 0))
-        ask, among = turned, keys
+        ask, among = rotated, keys
         if wanted.cosine:
-            ask = frame.turn(unit(query), turn.queries)
-            among = frame.turn(unit(memory.keys), turn.keys)
+            ask = frame.rotate(unit(query), rotation.queries)
+            among = frame.rotate(unit(memory.keys), rotation.keys)
         index, logits = search(ask, among, wanted.topk, open_slots, taken)
         if wanted.cosine:
             lowest = -torch.inf if wanted.threshold is None else wanted.threshold
             none = (logits == -torch.inf) | (logits < lowest * frame.gain)
-            logits = picked_dot(turned, keys, index).masked_fill(none, -torch.inf)
+            logits = picked_dot(rotated, keys, index).masked_fill(none, -torch.inf)
         if picks is not None:
-            picks[place] = index, logits
-    return Sparse(turned, keys, values, index, logits)
+            picks[layer_segment] = index, logits
+    return Sparse(rotated, keys, values, index, logits)
 
 
 def _any_read(query: Tensor, chosen: Selection | None, sparse: Sparse | None) -> Tensor:
@@ -209,32 +216,36 @@ def _any_read(query: Tensor, chosen: Selection | None, sparse: Sparse | None) ->
 
 
 def _dense(query: Tensor, sets: Sequence[Keys], frame: Frame, dtype: torch.dtype) -> list[Dense]:
-    """Turn queries and keys, one part for each way of turning; those alike become one."""
+    """Rotate queries and keys; sets with the same query rotation become one part."""
     parts: list[Dense] = []
     asked: list[Tensor | int] = []
-    for keys, values, turns, visible, times in sets:
+    for keys, values, rotations, visible, multiplicity in sets:
         left = visible
-        for turn in turns:
+        for rotation in rotations:
             mask = left
-            if turn.where is not None:
-                where = spread(turn.where, query.shape[1])
+            if rotation.where is not None:
+                where = repeat_kv(rotation.where, query.shape[1])
                 mask, left = left & where, left & ~where
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             bias.masked_fill_(~mask, -torch.inf)
-            if times is not None:
-                bias = bias + times.to(wide(dtype)).clamp_min(1).log().to(dtype)
-            turned = frame.turn(keys, turn.keys).to(dtype)
-            same = [i for i, other in enumerate(asked) if other is turn.queries]
+            if multiplicity is not None:
+                bias = bias + multiplicity.to(accumulation_dtype(dtype)).clamp_min(1).log().to(
+                    dtype
+                )
+            rotated = frame.rotate(keys, rotation.keys).to(dtype)
+            same = [i for i, other in enumerate(asked) if other is rotation.queries]
             if same:
-                parts[same[0]] = _beside(parts[same[0]], turned, values, bias)
+                parts[same[0]] = _beside(parts[same[0]], rotated, values, bias)
                 continue
-            asked.append(turn.queries)
-            parts.append(Dense(frame.turn(query, turn.queries).to(dtype), turned, values, bias))
+            asked.append(rotation.queries)
+            parts.append(
+                Dense(frame.rotate(query, rotation.queries).to(dtype), rotated, values, bias)
+            )
     return parts
 
 
 def _beside(part: Dense, key: Tensor, value: Tensor, bias: Tensor) -> Dense:
-    """Add keys to a part."""
+    """Append keys to a part."""
     assert part.bias is not None
     rows = max(len(part.bias), len(bias))
     return part._replace(

@@ -1,9 +1,9 @@
-"""One softmax over several sets of keys, of which none has its logits written out.
+"""One softmax over several sets of keys, without materialising the logits.
 
-Each part gives its output and log-sum-exp; weighed by the latter they are one softmax. Backward a
-part needs nothing of the others but the joint output and log-sum-exp: the weight of a key is
-exp(logit - lse), and the gradient of its logit that weight times (grad . value - grad . out). So no
-weight is kept, and no part's own log-sum-exp needs a gradient.
+Each part returns its output and log-sum-exp; weighted by the latter they are one softmax. In the
+backward pass a part only needs the output and log-sum-exp over all parts: the weight of a key is
+exp(logit - lse), and the gradient of its logit is that weight times (grad . value - grad . out). No
+weights are kept, and the log-sum-exp of a part needs no gradient.
 
 Shapes: B rows, H query heads, G key-value heads, T queries, M slots, N keys of a part, K picks,
 D head size.
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimem.attention.kernels.base import Kernel, wide
+from unimem.attention.kernels.base import Kernel, accumulation_dtype
 
 GATHERED = 1 << 24
-"""Numbers of picked keys or values that may be gathered at once."""
+"""Numbers of picked keys or values that are gathered at once, at most."""
 
 
 class Dense(NamedTuple):
-    """Queries and a set of keys that most of them see; see `Kernel`."""
+    """Queries and a set of keys that most queries see; see `Kernel`."""
 
     query: Tensor
     key: Tensor
@@ -33,10 +33,10 @@ class Dense(NamedTuple):
 
 
 class Sparse(NamedTuple):
-    """Queries [B, H, T, D] and the few slots of keys and values [B, G, M, D] that each picked.
+    """Queries [B, H, T, D] and the K slots of keys and values [B, G, M, D] that each query picked.
 
-    index and logits [B, H, T, K]; a pick whose logit is -inf is none. The logits are those of query
-    and keys as they stand here, and count as constants: their gradient goes to query and keys.
+    index and logits [B, H, T, K]; a logit of -inf means no pick. The logits are the products of
+    query and keys, given as constants: their gradient goes to query and keys.
     """
 
     query: Tensor
@@ -46,7 +46,7 @@ class Sparse(NamedTuple):
     logits: Tensor
 
 
-def joint(kernel: Kernel, dense: Sequence[Dense], sparse: Sparse | None = None) -> Tensor:
+def merge_parts(kernel: Kernel, dense: Sequence[Dense], sparse: Sparse | None = None) -> Tensor:
     """Return the softmax-weighted values [B, H, T, D] over all parts; 0 where a query sees nothing.
 
     Memory-efficient in both directions; no second derivative.
@@ -54,10 +54,10 @@ def joint(kernel: Kernel, dense: Sequence[Dense], sparse: Sparse | None = None) 
     tensors = [part[:4] for part in dense]
     bands = [part.band for part in dense]
     picked = () if sparse is None else sparse
-    return _Joint.apply(kernel, bands, *(t for part in tensors for t in part), *picked)
+    return _MergeParts.apply(kernel, bands, *(t for part in tensors for t in part), *picked)
 
 
-class _Joint(torch.autograd.Function):
+class _MergeParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: Kernel, bands: list[int | None], *tensors: Any) -> Tensor:
         dense, sparse = _parts(bands, tensors)
@@ -75,7 +75,7 @@ class _Joint(torch.autograd.Function):
                 out = out + each * (own - lse).exp()[..., None]
             if sparse is not None:
                 weights = (sparse.logits - lse[..., None]).exp()
-                out = out + _mixed(sparse.values, sparse.index, weights)
+                out = out + gather_weighted_sum(sparse.values, sparse.index, weights)
             out = out.to(tensors[0].dtype)
         ctx.save_for_backward(*tensors, out, lse)
         ctx.kernel, ctx.bands = kernel, bands
@@ -95,9 +95,11 @@ class _Joint(torch.autograd.Function):
         weights = (sparse.logits - lse[..., None]).exp()
         delta = (grad * out).sum(-1, keepdim=True, dtype=lse.dtype)
         slopes = weights * (picked_dot(grad, sparse.values, sparse.index) - delta)
-        result.append(_mixed(sparse.keys, sparse.index, slopes).to(sparse.query.dtype))
+        result.append(gather_weighted_sum(sparse.keys, sparse.index, slopes).to(sparse.query.dtype))
         for needed, source, scale in ((needs[1], sparse.query, slopes), (needs[2], grad, weights)):
-            result.append(_returned(source, sparse.index, scale, sparse.keys) if needed else None)
+            result.append(
+                scatter_weighted_sum(source, sparse.index, scale, sparse.keys) if needed else None
+            )
         return (*result, None, None)
 
 
@@ -113,7 +115,7 @@ def _parts(bands: list[int | None], tensors: Sequence[Any]) -> tuple[list[Dense]
 
 def picked_dot(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     """Multiply each query [B, H, T, D] with the keys [B, G, M, D] it picked: [B, H, T, K]."""
-    out = torch.empty(index.shape, dtype=wide(query.dtype), device=query.device)
+    out = torch.empty(index.shape, dtype=accumulation_dtype(query.dtype), device=query.device)
     for table, picks, rows, into in _tables(keys, index, query, out):
         into.copy_(dots(rows, table, picks))
     return out
@@ -127,15 +129,15 @@ def dots(query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             query.contiguous(), keys, index.flatten(), where * K, where.repeat_interleave(K), 0
         ).view(R, K)
-    out = torch.empty(R, K, dtype=wide(query.dtype), device=query.device)
+    out = torch.empty(R, K, dtype=accumulation_dtype(query.dtype), device=query.device)
     for part in _chunks(index, keys):
         gathered = keys.index_select(0, index[part].flatten()).unflatten(0, (-1, K)).to(out.dtype)
-        # keys on the right: a product with a vector on the right is several times slower on a CPU
+        # Keys on the right: a product with a vector on the right is much slower on a CPU.
         out[part] = (query[part, None].to(out.dtype) @ gathered.mT)[:, 0]
     return out
 
 
-def _mixed(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+def gather_weighted_sum(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Sum the picked rows of a table [B, G, M, D] under weights [B, H, T, K]: [B, H, T, D]."""
     out = weights.new_empty(*index.shape[:3], table.shape[3])
     for rows, picks, scale, into in _tables(table, index, weights, out):
@@ -147,11 +149,11 @@ def _mixed(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def _returned(source: Tensor, index: Tensor, weights: Tensor, like: Tensor) -> Tensor:
+def scatter_weighted_sum(source: Tensor, index: Tensor, weights: Tensor, like: Tensor) -> Tensor:
     """Sum for each slot of `like` [B, G, M, D] the rows of source [B, H, T, D] that picked it."""
     out = torch.zeros(like.shape, dtype=weights.dtype, device=like.device)
     for into, picks, rows, scale in _tables(out, index, source, weights):
-        # sorted by slot each slot's pickers are one bag: no two threads add to one number
+        # Sorted by slot, the queries of a slot are one bag: no two threads add to one number.
         order = picks.flatten().argsort(stable=True)
         counts = torch.bincount(picks.flatten(), minlength=len(into))
         into += F.embedding_bag(
@@ -165,10 +167,10 @@ def _returned(source: Tensor, index: Tensor, weights: Tensor, like: Tensor) -> T
 
 
 def _tables(table: Tensor, index: Tensor, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Return table [M', D], index [R, K] and what else there is of each query [R, ...] as views.
+    """Yield table [M', D], index [R, K] and the other tensors of each query [R, ...] as views.
 
-    On the CPU for each group of heads, so that a table that is part of a buffer is not copied; on a
-    GPU all groups as one, so that a kernel starts once.
+    On the CPU one group of heads at a time, so that a table that is a view of a buffer is not
+    copied; on a GPU all groups at once, for one kernel launch.
     """
     B, G, M, _ = table.shape
     grouped = [x.unflatten(1, (G, -1)) for x in (index, *rows)]
@@ -187,7 +189,7 @@ def _flat(x: Tensor, dims: int) -> Tensor:
 
 
 def _bags(table: Tensor) -> bool:
-    """Whether rows can be summed by embedding_bag, which gathers nothing, in full precision."""
+    """Whether embedding_bag sums rows in full precision here; it needs no gathered copy."""
     return table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
 
 

@@ -11,7 +11,7 @@ heads of a group, W slots.
 import torch
 from torch import Tensor
 
-from unimem.attention.kernels.base import wide
+from unimem.attention.kernels.base import accumulation_dtype
 from unimem.attention.merge import dots
 
 ROWS = 512
@@ -50,7 +50,7 @@ def search(
     B, H, T, D = query.shape
     G, M = keys.shape[1:3]
     R, k = H // G * T, min(k, M)
-    dtype = wide(query.dtype)
+    dtype = accumulation_dtype(query.dtype)
     index = torch.empty(B, G, R, k, dtype=torch.long, device=query.device)
     logits = torch.empty(B, G, R, k, dtype=dtype, device=query.device)
     rows = query.to(dtype).reshape(B, G, R, D)
@@ -68,7 +68,7 @@ def search(
 @search.register_fake
 def _(query: Tensor, keys: Tensor, k: int, open: Tensor, taken: Tensor | None):
     shape = (*query.shape[:3], min(k, keys.shape[2]))
-    dtype = wide(query.dtype)
+    dtype = accumulation_dtype(query.dtype)
     return query.new_empty(shape, dtype=torch.long), query.new_empty(shape, dtype=dtype)
 
 

@@ -155,8 +155,8 @@ def _pass(
         for step in range(0, M - FIRST if newest else FIRST, BN):
             start = step + FIRST * newest
             # turned by a column a tile, lest slots at every 64th place be of one class
-            turn = 0 if newest else start // BN
-            place = (column + turn) % BN
+            rotate = 0 if newest else start // BN
+            place = (column + rotate) % BN
             inside = place < M - start
             at = KEY + tl.cast(start, tl.int64) * k_by[2] + place[None, :] * k_by[2] + d[:, None]
             if DC == DP:
@@ -187,7 +187,7 @@ def _pass(
                         found = tl.min(tl.where(score == top[:, None], column[None, :], BN), 1)
                         room = hit & (count < BN)
                         tl.store(BEST + out * BN + count, top, mask=room)
-                        tl.store(SLOTS + out * BN + count, start + (found + turn) % BN, mask=room)
+                        tl.store(SLOTS + out * BN + count, start + (found + rotate) % BN, mask=room)
                         count += hit.to(tl.int32)
                         score = tl.where(column[None, :] == found[:, None], float("-inf"), score)
                         top = tl.max(score, 1)

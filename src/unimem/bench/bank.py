@@ -1,17 +1,15 @@
 """A bank as it is after a document's first tokens, without reading them."""
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unimem.attention.observe import heads_noted
+from unimem.attention.record_attention import heads_noted
 from unimem.bench.inputs import Source, draw_rows
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, Segment, SoftMemory
 from unimem.model.attach import attached
-from unimem.model.context import segment_body
+from unimem.model.context import segment_layout
 from unimem.model.segments import run
 from unimem.model.supported import head_size
 
@@ -48,7 +46,7 @@ def filled_bank(
         ids = random_ids(model.config.vocab_size, rows, 1, length, seed=seed).to(device)
         lengths = torch.full((rows, 1), length, device=device)
         starts = torch.zeros(rows, 1, dtype=torch.bool, device=device)
-        _, read = run(model, bank, ids, starts=starts, lengths=lengths)
+        _, read, _ = run(model, bank, ids, starts=starts, lengths=lengths)
         hidden = read.hidden
         if read.soft is not None and memory.plan.soft is not None:
             kept = -(-size // length)
@@ -78,8 +76,8 @@ def _written(
     lengths = [step] * (size // step)
     if size % step:
         lengths.insert(0, size % step)
-    bodies = {length: segment_body(memory.plan, length, model.device) for length in set(lengths)}
-    total = sum(len(bodies[length].source) for length in lengths)
+    bodies = {length: segment_layout(memory.plan, length, model.device) for length in set(lengths)}
+    total = sum(len(bodies[length].gather_index) for length in lengths)
     keys, _ = draw_rows(
         source,
         rows,
@@ -97,16 +95,14 @@ def _written(
     weights = _own_weights(memory.layers, plan.layer)
     for length in lengths:
         body = bodies[length]
-        there = slice(place, place + len(body.source))
+        there = slice(place, place + len(body.gather_index))
         places = torch.arange(total, device=model.device)[there].expand(rows, -1)
         tokens = Memory(keys[:, :, there], values[:, :, there], places)
-        for writing in plan.writings:
-            tokens = writing.annotate(tokens, body.inserted)
+        tokens = plan.annotate(tokens, body.inserted)
         tokens = tokens.noted(**_attention(plan, tokens, heads, random))
         asked = keys.new_zeros(rows, heads, len(tokens), keys.shape[3])
         segment = Segment(tokens, body.text_at, body.inserted_at, asked, weights)
-        written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
-        state = plan.management.evict(written, len(written) - len(state), segment)
+        state = plan.write(state, segment)
         place += len(tokens)
     return state, place
 

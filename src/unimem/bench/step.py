@@ -48,7 +48,7 @@ class Step:
         B, S, T = self.ids.shape
         starts = self.ids.new_zeros(B, S, dtype=torch.bool)
         lengths = self.ids.new_full((B, S), T)
-        hidden, _ = run(self.model, self.bank, self.ids, starts=starts, lengths=lengths)
+        hidden, _, _ = run(self.model, self.bank, self.ids, starts=starts, lengths=lengths)
         return hidden
 
 

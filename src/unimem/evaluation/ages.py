@@ -13,7 +13,7 @@ from unimem.memory.state import FREE, Memory
 
 
 class Ages:
-    """Sums, for each layer, of attention shares and of slots by distance; to be passed as `watch`.
+    """An observer that sums attention weights and slots by distance, for each layer.
 
     Buckets of the distance in tokens from query to slot double in width: 1..S, S+1..2S, 2S+1..4S
     and so on, where S is the segment length.
@@ -25,7 +25,9 @@ class Ages:
         self._slots: defaultdict[int, Tensor] = defaultdict(_nothing)
         self._queries: defaultdict[int, int] = defaultdict(int)
 
-    def __call__(self, layer: int, shares: Tensor, queries: Tensor, memory: Memory) -> None:
+    def __call__(
+        self, layer: int, attention_weights: Tensor, queries: Tensor, memory: Memory
+    ) -> None:
         """Add what a segment's queries read; those whose memory is empty do not count."""
         used = memory.used  # [B, 1 or G, M]
         sets = used.shape[1]
@@ -33,7 +35,7 @@ class Ages:
         distance = queries[:, None, :, None] - memory.places[:, :, None, :]
         pairs = (counted[:, None, :, None] & used[:, :, None, :]).expand_as(distance)
         bucket = self._bucket(distance)[pairs]
-        mean = shares.unflatten(1, (sets, -1)).mean(2).double()[pairs] / sets
+        mean = attention_weights.unflatten(1, (sets, -1)).mean(2).double()[pairs] / sets
         for sums, values in ((self._shares, mean), (self._slots, torch.full_like(mean, 1 / sets))):
             new = torch.bincount(bucket.cpu(), values.cpu())
             old = sums[layer]

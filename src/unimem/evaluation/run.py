@@ -23,7 +23,7 @@ from unimem.evaluation.tokens import TokenTable
 from unimem.memory.plan import MemoryPlan
 from unimem.memory.unread import unread
 from unimem.model.attach import attached
-from unimem.model.layer import Use
+from unimem.model.layer import MemoryControl
 from unimem.model.precision import cast_weights, dtype_name, own_precision
 from unimem.settings import EvaluationSettings
 from unimem.words import counted
@@ -65,7 +65,7 @@ def evaluate_all(
             counted(len(documents), "held-out document"),
         )
     uses, skipped = _uses(plan, settings, len(documents))
-    scores: dict[Use, Scores] = {}
+    scores: dict[MemoryControl, Scores] = {}
     for use in uses:
         scores[use] = read = score(
             model,
@@ -149,7 +149,7 @@ def _ages(
         some,
         segment_length=segment_length,
         batch_size=batch_size,
-        watch=ages,
+        observer=ages,
         precision=precision,
     )
     return ages.record(len(some))
@@ -162,7 +162,7 @@ def remembers(plan: MemoryPlan) -> bool:
 
 def _uses(
     plan: MemoryPlan, settings: EvaluationSettings, documents: int
-) -> tuple[list[Use], dict[str, str]]:
+) -> tuple[list[MemoryControl], dict[str, str]]:
     """Return which memories to show, and why a control is left out."""
     if not settings.controls:
         return ["own"], {}

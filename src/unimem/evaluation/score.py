@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from transformers import PreTrainedModel
 from unimem.data.documents import Documents
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
 from unimem.memory.state import MemoryBank
-from unimem.model.layer import Use, Watch
+from unimem.model.layer import AttentionObserver, MemoryControl
 from unimem.model.precision import computing
-from unimem.model.segments import run, token_nll
+from unimem.model.segments import segment_nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +53,16 @@ def score(
     *,
     segment_length: int,
     batch_size: int,
-    use: Use = "own",
+    use: MemoryControl = "own",
     segments_per_call: int = 1,
-    watch: Watch | None = None,
+    observer: AttentionObserver | None = None,
     precision: str | None = None,
 ) -> Scores:
     """Read every document once, in order, from empty memory.
 
     `use` shows a document its own memory, none (`off`), or that of the document read beside it
     (`other`, which is empty while that one begins or once it has ended). Only `other` depends on
-    `batch_size`. `watch` is told what is read of memory. `precision` is as `trainer.precision`,
+    `batch_size`. `observer` is told what is read of memory. `precision` is as `trainer.precision`,
     with the weights left as they are; None computes in their type. Leaves the model's mode and all
     random state as they were.
 
@@ -92,7 +91,7 @@ def score(
     begin = time.perf_counter()
     with _evaluating(model), torch.no_grad(), computing(precision, model.device):
         for batch in stream:
-            losses, bank = _read_batch(model, bank, batch, use, watch)
+            losses, bank = _read_batch(model, bank, batch, use, observer)
             state_bytes = max(state_bytes, bank.bytes_per_row())
             _file(losses, batch, nll)
     return Scores(
@@ -104,25 +103,25 @@ def score(
 
 
 def _read_batch(
-    model: PreTrainedModel, bank: MemoryBank, batch: SegmentBatch, use: Use, watch: Watch | None
+    model: PreTrainedModel,
+    bank: MemoryBank,
+    batch: SegmentBatch,
+    use: MemoryControl,
+    observer: AttentionObserver | None,
 ) -> tuple[np.ndarray, MemoryBank]:
     """Return the NLL [B, S, T] of every target, 0 where there is none, and the bank."""
     on_device = SegmentBatch(*(tensor.to(model.device) for tensor in batch))
-    hidden, bank = run(
+    nll, bank, _ = segment_nll(
         model,
         bank,
         on_device.input_ids,
+        on_device.targets,
         starts=on_device.starts,
         lengths=on_device.lengths,
         use=use,
-        watch=watch,
+        observer=observer,
     )
-    head = cast(nn.Module, model.get_output_embeddings())
-    # One segment's logits at a time: those of all would be the largest tensor by far.
-    losses = [
-        token_nll(head(hidden[:, s]), on_device.targets[:, s]) for s in range(hidden.shape[1])
-    ]
-    return torch.stack(losses, 1).cpu().numpy(), bank
+    return nll.cpu().numpy(), bank
 
 
 def _file(losses: np.ndarray, batch: SegmentBatch, nll: dict[int, np.ndarray]) -> None:

@@ -176,7 +176,7 @@ class Option:
         """Set these weights, in place, to what training starts from; they come as zeros."""
 
 
-def spread(x: Tensor, heads: int) -> Tensor:
+def repeat_kv(x: Tensor, heads: int) -> Tensor:
     """Return of each query head what is said of its key-value head: [B, 1 or heads, ...]."""
     if x.shape[1] in (1, heads) or heads == 1:
         return x

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import ValidationError
 
@@ -25,6 +25,11 @@ from unimem.memory.reading.base import Reading
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
 from unimem.paths import own_config
 from unimem.words import counted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unimem.memory.state import Memory, Segment
 
 DIMENSIONS = ("management", "writing", "reading", "injection")
 
@@ -56,6 +61,18 @@ class LayerPlan:
     def options(self) -> tuple[Option, ...]:
         """The options that work in this layer."""
         return (*self.reading.parts, *self.writings, self.management, self.positions)
+
+    def annotate(self, tokens: Memory, inserted: Tensor) -> Memory:
+        """Return a segment's tokens with the notes that are needed while the segment is read.
+
+        inserted [N] says which tokens writing has inserted.
+        """
+        return reduce(lambda noted, each: each.annotate(noted, inserted), self.writings, tokens)
+
+    def write(self, state: Memory, segment: Segment) -> Memory:
+        """Return the memory after a finished segment: what it leaves is written, then evicted."""
+        written = reduce(lambda memory, each: each.write(memory, segment), self.writings, state)
+        return self.management.evict(written, len(written) - len(state), segment)
 
     def most_slots(self, length: int, segment_length: int) -> int:
         """Return how many slots are held at most once `length` tokens of a document are read."""
@@ -92,7 +109,7 @@ class LayerPlan:
         return max([0, *(r[0] for r in known)]), max([0, *(r[1] for r in known)])
 
     @property
-    def only_by_reference(self) -> str | None:
+    def needs_reference(self) -> str | None:
         """Why attention must look at the logits of all slots; None if it need not."""
         if self.fusion == "grouped":
             return "memory.fusion=grouped weighs blocks by all their logits"
@@ -109,7 +126,7 @@ class LayerPlan:
         for reading in searching:
             if reading.search is None:
                 return f"{reading.label} chooses by all logits"
-            if not self.positions.one_turn:
+            if not self.positions.one_rotation:
                 return f"{reading.label} searches under {self.positions.label}"
         return None
 
@@ -123,7 +140,7 @@ class LayerPlan:
         return f"{self.management!r}, {self.writings!r}{own}"
 
     @property
-    def plain(self) -> bool:
+    def is_plain_causal(self) -> bool:
         """Whether a segment that sees no memory is read as by the model itself."""
         return self.local == "causal" and self.fusion != "grouped" and not self.observes
 
@@ -179,18 +196,18 @@ class MemoryPlan:
         return any(isinstance(w, LayerWriting) and w.needs_surprise for w in self.writings)
 
     @property
-    def only_by_reference(self) -> dict[str, int]:
+    def needs_reference(self) -> dict[str, int]:
         """Return why layers have no fast form, and of each reason the first layer."""
         found: dict[str, int] = {}
         for layer, plan in self.layers.items():
-            if plan.only_by_reference is not None:
-                found.setdefault(plan.only_by_reference, layer)
+            if plan.needs_reference is not None:
+                found.setdefault(plan.needs_reference, layer)
         return found
 
     def refusal(self, backend: str) -> str | None:
         """Return what a named attention backend cannot compute; None if there is nothing."""
         if backend not in ("auto", "reference"):
-            for why, layer in self.only_by_reference.items():
+            for why, layer in self.needs_reference.items():
                 return (
                     f"attention.backend={backend} cannot compute layer {layer}: {why}; set "
                     "attention.backend=auto or reference"
@@ -371,7 +388,7 @@ def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _united(readings: list[Reading]) -> Reading:
+def _combined(readings: list[Reading]) -> Reading:
     united, *others = readings
     for reading in others:
         united |= reading
@@ -432,7 +449,7 @@ def make_plan(
         remarks.update(dict.fromkeys(chosen.remarks()))
         plans[layer] = LayerPlan(
             layer=layer,
-            reading=_united(parts["reading"]),
+            reading=_combined(parts["reading"]),
             writings=tuple(layered),
             management=chosen.management,
             positions=chosen.positions,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimem.memory.buffer import Room, grow
+from unimem.memory.buffer import KVBuffer, append_in_place
 
 FREE = -1
 """The position of a slot that holds nothing."""
@@ -39,7 +39,7 @@ class Memory:
     constants to the gradient: `received`, `home` and `last` are attention (see `Option.observes`),
     `block` is the place of the first token of a slot's block, `mark` is 1 for a block's landmark,
     `tier` 1 for a slot that was compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1],
-    float32 at least, is an associative memory: its last column the normaliser. `room` is where
+    float32 at least, is an associative memory: its last column the normaliser. `buffer` is where
     keys and values lie if there is space behind them.
     """
 
@@ -48,7 +48,7 @@ class Memory:
     positions: Tensor
     notes: Mapping[str, Tensor] = field(default_factory=_none_named)
     matrix: Tensor | None = None
-    room: Room | None = field(default=None, repr=False, compare=False)
+    buffer: KVBuffer | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
@@ -80,7 +80,9 @@ class Memory:
         older, placed = self.positions, newer.positions
         if older.ndim != placed.ndim:
             older, placed = self.places, newer.places
-        keys, values, room = grow(self.room, self.keys, self.values, newer.keys, newer.values)
+        keys, values, buffer = append_in_place(
+            self.buffer, self.keys, self.values, newer.keys, newer.values
+        )
         return Memory(
             keys,
             values,
@@ -90,14 +92,14 @@ class Memory:
                 for name in self.notes.keys() | newer.notes.keys()
             },
             self.matrix if newer.matrix is None else newer.matrix,
-            room,
+            buffer,
         )
 
     def last(self, size: int) -> "Memory":
         """Keep the newest `size` slots."""
         start = max(len(self) - size, 0)
         kept = self._map(lambda x, dim: x.narrow(dim, start, x.shape[dim] - start))
-        return replace(kept, room=self.room)
+        return replace(kept, buffer=self.buffer)
 
     def take(self, index: Tensor) -> "Memory":
         """Keep the slots `index` [K], in that order."""
@@ -226,8 +228,8 @@ class Memory:
         """Return plain tensors and dicts."""
         # a part of a room would be saved with all of it
         return {
-            "keys": self.keys if self.room is None else self.keys.clone(),
-            "values": self.values if self.room is None else self.values.clone(),
+            "keys": self.keys if self.buffer is None else self.keys.clone(),
+            "values": self.values if self.buffer is None else self.values.clone(),
             "positions": self.positions,
             "notes": dict(self.notes),
             "matrix": self.matrix,

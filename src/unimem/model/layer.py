@@ -1,7 +1,7 @@
 """The attention function that a decoder calls in every layer: read, attend, write.
 
 It is registered with transformers under a name of its own. Memory comes and goes in one object,
-the keyword argument `memory` of the model's forward.
+the keyword argument `context` of the model's forward.
 
 Shapes: B rows, H query heads, G key-value heads, S segments in the call, L tokens of a segment with
 its soft tokens, N of them without, T text tokens, D head size.
@@ -19,35 +19,37 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from unimem.attention.fast import Picks, attend_fast
 from unimem.attention.kernels.base import Kernel
-from unimem.attention.observe import observe
 from unimem.attention.parts import Rows
-from unimem.attention.reference import Weighing, attend, shares, weigh
-from unimem.attention.rotary import Frame, Table, rotate
+from unimem.attention.record_attention import record_attention
+from unimem.attention.reference import Logits, attend, attention_weights, compute_logits
+from unimem.attention.rotary import Frame, Table, apply_rotary
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, Segment
-from unimem.model.context import Body
-from unimem.model.offload import HOME, Shelf, sent_home
+from unimem.model.context import SegmentLayout
+from unimem.model.offload import HOST, LayerPrefetcher, to_host
 
 NAME = "unimem"
 
-Use = Literal["own", "off", "other"]
-"""Whose memory a row reads: its own, none, or its neighbour's in the batch (the controls)."""
+MemoryControl = Literal["own", "off", "other"]
+"""Which memory a row reads: its own, none, or its neighbour's in the batch (controls)."""
 
 
-class Watch(Protocol):
-    """Looks on while memory is read."""
+class AttentionObserver(Protocol):
+    """Called with the attention weights while memory is read."""
 
-    def __call__(self, layer: int, shares: Tensor, queries: Tensor, memory: Memory) -> None:
-        """Take what a segment's text tokens read in a layer.
+    def __call__(
+        self, layer: int, attention_weights: Tensor, queries: Tensor, memory: Memory
+    ) -> None:
+        """Receive what a segment's text tokens read in a layer.
 
-        shares [B, H, T, M] of each query's attention, for each slot of `memory`; queries [B, T] are
+        attention_weights [B, H, T, M] of each query, for each slot of `memory`; queries [B, T] are
         the places of the tokens in their documents, `FREE` for padding.
         """
         ...
 
 
-class Call:
-    """What one forward pass needs beyond queries, keys and values, and what it leaves behind.
+class SegmentContext:
+    """Inputs and outputs of memory in one forward pass of the model.
 
     A plain class, because FSDP2 rebuilds dataclasses, tuples and dicts that pass a forward.
     `memories` are read and never changed; in `written` and `losses` the first entry of a layer
@@ -60,45 +62,59 @@ class Call:
         memories: Mapping[int, Memory],
         *,
         table: Callable[[Tensor], Table],
-        body: Body,
+        layout: SegmentLayout,
         prefix: int,
         index: Tensor,
         positions: Tensor,
         stored: Tensor,
         starts: Tensor,
         detach: list[bool],
-        seen: Tensor | None = None,
-        neutral: bool = False,
+        attn_mask: Tensor | None = None,
+        rope_unscaled: bool = False,
         windows: Mapping[int, int] | None = None,
         kernel: Kernel | None = None,
-        use: Use = "own",
+        use: MemoryControl = "own",
         weights: Mapping[str, Tensor] | None = None,
-        watch: Watch | None = None,
+        observer: AttentionObserver | None = None,
         writes: bool = True,
     ):
         """Describe S segments of L tokens each.
 
-        `body` says how the N tokens between the soft ones stand, `prefix` how many soft ones stand
-        in front. index [B or 1, L] are rotary indices, positions [B, S, L] places in the document,
-        stored [B, S, N] the same without the soft tokens and `FREE` for padding, starts [B, S]
-        whether a segment begins a document, `detach` whether gradient is cut before a segment,
-        `seen` [B, 1, L, L] a mask if it is not plainly causal, `neutral` is as in `Frame`, windows
-        the sliding window of each layer that has one, weights what memory adds to the model's.
-        `kernel` is that of the fast form, None for the reference; `watch` is told what the text
-        tokens read, which only the reference can say. Without `writes` memory stays as it is: the
-        segment, then the only one, is not finished.
+        Args:
+            plan: the memory of the model.
+            memories: the memory of each layer at the beginning of the call.
+            table: the model's rotary table as a function of indices.
+            layout: the layout of the N tokens of a segment without soft tokens.
+            prefix: the number of soft tokens before them.
+            index: rotary indices [B or 1, L].
+            positions: positions in the document [B, S, L].
+            stored: positions of the N tokens [B, S, N], `FREE` for padding.
+            starts: whether a segment begins a document [B, S].
+            detach: whether gradient is cut before each segment.
+            attn_mask: the mask within a segment [B, 1, L, L]; None: causal.
+            rope_unscaled: as in `Frame`.
+            windows: the sliding window of each layer that has one.
+            kernel: the kernel of the fast form; None: the reference.
+            use: which memory the rows read.
+            weights: the weights of memory, by name.
+            observer: receives what the text tokens read; it needs the reference.
+            writes: whether the segments are finished and written; else there is one segment.
         """
         self.plan, self.memories, self.written = plan, memories, dict[int, Memory]()
         self.losses = dict[int, list[Tensor]]()
         self.table, self.index, self.positions = table, index, positions
-        self.tokens, self.body = body, slice(prefix, prefix + len(body.source))
+        self.layout = layout
+        self.body = slice(prefix, prefix + len(layout.gather_index))
+        """The N tokens of a segment among all L."""
         self.stored, self.starts, self.detach = stored, starts, detach
-        self.neutral, self.windows, self.kernel = neutral, windows or {}, kernel
+        self.rope_unscaled, self.windows, self.kernel = rope_unscaled, windows or {}, kernel
         self.picks: Picks = {}
-        self.shelf = Shelf(list(plan.layers), memories, stored.device) if plan.offload else None
-        self.use, self.weights, self.watch, self.writes = use, weights or {}, watch, writes
-        self.plainly, self._narrow = seen is None, dict[int, Tensor]()
-        self.seen = causal(index.shape[1], index.device) if seen is None else seen
+        self.prefetcher = (
+            LayerPrefetcher(list(plan.layers), memories, stored.device) if plan.offload else None
+        )
+        self.use, self.weights, self.observer, self.writes = use, weights or {}, observer, writes
+        self.is_causal, self._narrow = attn_mask is None, dict[int, Tensor]()
+        self.attn_mask = causal(index.shape[1], index.device) if attn_mask is None else attn_mask
         # the same for all layers: made once, for each of their kernels is a launch on a GPU
         self.frames = [self._frame(segment) for segment in range(positions.shape[1])]
         self.rows: Rows = {}
@@ -111,7 +127,7 @@ class Call:
         real = torch.ones_like(positions, dtype=torch.bool)
         real[:, body] = self.stored[:, segment] != FREE
         length = self.plan.segment_length
-        return Frame(self.table, self.index, positions, origin, length, real, self.neutral)
+        return Frame(self.table, self.index, positions, origin, length, real, self.rope_unscaled)
 
     def within(self, layer: int) -> tuple[Tensor, bool]:
         """Return the segment's mask [B or 1, 1, L, L], and whether it is the causal mask.
@@ -120,9 +136,9 @@ class Call:
         """
         window = self.windows.get(layer)
         if window is None or window >= self.index.shape[1]:
-            return self.seen, self.plainly
+            return self.attn_mask, self.is_causal
         if window not in self._narrow:
-            self._narrow[window] = self.seen.triu(1 - window)
+            self._narrow[window] = self.attn_mask.triu(1 - window)
         return self._narrow[window], False
 
     def layer_weights(self, layer: int) -> dict[str, Tensor]:
@@ -159,26 +175,26 @@ def unimem_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    memory: Call | None = None,
+    context: SegmentContext | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend with memory in the injected layers, and within segments in the others.
 
     query [B, H, S*L, D], key and value [B, G, S*L, D] arrive un-rotated; gives [B, S*L, H, D].
-    Raises ValueError if the model was called without `memory`.
+    Raises ValueError if the model was called without `context`.
     """
-    if memory is None:
+    if context is None:
         raise ValueError(
             "this model has memory attached and reads documents by segments: "
             "call unimem.read(model, input_ids) instead of model(input_ids)"
         )
-    plan = memory.plan.layers.get(int(module.layer_idx))  # type: ignore[arg-type]
+    plan = context.plan.layers.get(int(module.layer_idx))  # type: ignore[arg-type]
     assert scaling is not None, "the decoder's attention passes its scaling"
     key = key.to(value.dtype)
     if plan is None:
-        out = _within_segments(module, query, key, value, scaling, memory)
+        out = _within_segments(module, query, key, value, scaling, context)
     else:
-        out = _with_memory(module, query, key, value, scaling, memory, plan)
+        out = _with_memory(module, query, key, value, scaling, context, plan)
     return out, None
 
 
@@ -188,37 +204,38 @@ def _with_memory(
     key: Tensor,
     value: Tensor,
     scaling: float,
-    call: Call,
+    context: SegmentContext,
     plan: LayerPlan,
 ) -> Tensor:
     """Read, attend, write, one segment after another: a segment never reads itself."""
-    layer, body = plan.layer, call.body
-    state = call.memories[layer] if layer in call.memories else Memory.empty(key)
-    state = state.to(key.device if call.shelf is None else HOME)
-    length = call.index.shape[1]
-    gate, weights = call.weights.get(f"gates.{layer}"), call.layer_weights(layer)
-    seen, plainly = call.within(layer)
+    layer, body = plan.layer, context.body
+    state = context.memories[layer] if layer in context.memories else Memory.empty(key)
+    state = state.to(key.device if context.prefetcher is None else HOST)
+    length = context.index.shape[1]
+    gate, weights = context.weights.get(f"gates.{layer}"), context.layer_weights(layer)
+    attn_mask, is_causal = context.within(layer)
     losses: list[Tensor] = []
     outs: list[Tensor] = []
     for s, parts in enumerate(zip(*(t.split(length, 2) for t in (query, key, value)), strict=True)):
         q, k, v = parts
-        state = state.forget(call.starts[:, s])
-        if call.detach[s]:
+        state = state.forget(context.starts[:, s])
+        if context.detach[s]:
             state = state.detach()
         here = state
-        if call.shelf is not None:  # activation checkpointing runs the layers again, last one first
-            here = call.shelf.fetch(layer, state, ahead=layer not in call.written)
-        shown = call.shown(here, s)
+        if (
+            context.prefetcher is not None
+        ):  # activation checkpointing runs the layers again, last one first
+            here = context.prefetcher.fetch(layer, state, ahead=layer not in context.written)
+        shown = context.shown(here, s)
         if module.training and plan.reading.crossbatch:
             shown = _with_other_rows(shown, plan.reading.crossbatch)
-        tokens = Memory(k[:, :, body], v[:, :, body], call.stored[:, s])
-        for writing in plan.writings:
-            tokens = writing.annotate(tokens, call.tokens.inserted)
-        frame = call.frames[s]._replace(window=call.windows.get(layer))
-        watch = call.watch if len(shown) else None
-        if not len(shown) and shown.matrix is None and plan.plain:
-            out = _within_segments(module, q, k, v, scaling, call)
-        elif call.kernel is not None and watch is None and plan.only_by_reference is None:
+        tokens = Memory(k[:, :, body], v[:, :, body], context.stored[:, s])
+        tokens = plan.annotate(tokens, context.layout.inserted)
+        frame = context.frames[s]._replace(window=context.windows.get(layer))
+        observer = context.observer if len(shown) else None
+        if not len(shown) and shown.matrix is None and plan.is_plain_causal:
+            out = _within_segments(module, q, k, v, scaling, context)
+        elif context.kernel is not None and observer is None and plan.needs_reference is None:
             keeps = module.training and torch.is_grad_enabled()
             out = attend_fast(
                 q,
@@ -228,58 +245,61 @@ def _with_memory(
                 plan,
                 frame,
                 scaling=scaling,
-                seen=seen,
-                plainly=plainly,
+                attn_mask=attn_mask,
+                is_causal=is_causal,
                 gate=gate,
-                kernel=call.kernel,
-                picks=call.picks if keeps else None,
-                place=(layer, s),
-                rows=call.rows,
+                kernel=context.kernel,
+                picks=context.picks if keeps else None,
+                layer_segment=(layer, s),
+                rows=context.rows,
             ).transpose(1, 2)
         else:
             notes = tokens.notes
-            weighing = weigh(q, k, shown, plan, frame, scaling=scaling, seen=seen, notes=notes)
+            weighing = compute_logits(
+                q, k, shown, plan, frame, scaling=scaling, attn_mask=attn_mask, notes=notes
+            )
             out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
-            state, tokens = _looked_at(weighing, call, s, plan, shown, state, tokens, gate, watch)
+            state, tokens = _report_attention(
+                weighing, context, s, plan, shown, state, tokens, gate, observer
+            )
         outs.append(out)
-        if not call.writes:
+        if not context.writes:
             continue
-        where = call.tokens.text_at, call.tokens.inserted_at
+        where = context.layout.text_at, context.layout.inserted_at
         segment = Segment(tokens, *where, q[:, :, body], weights, losses)
-        if call.shelf is not None:
-            segment = sent_home(segment)
-        written = reduce(lambda memory, each: each.write(memory, segment), plan.writings, state)
-        state = plan.management.evict(written, len(written) - len(state), segment)
-    call.written.setdefault(layer, state)
-    call.losses.setdefault(layer, losses)
+        if context.prefetcher is not None:
+            segment = to_host(segment)
+        state = plan.write(state, segment)
+    context.written.setdefault(layer, state)
+    context.losses.setdefault(layer, losses)
     return torch.cat(outs, 1)
 
 
-def _looked_at(
-    weighing: Weighing,
-    call: Call,
+def _report_attention(
+    weighing: Logits,
+    context: SegmentContext,
     segment: int,
     plan: LayerPlan,
     shown: Memory,
     state: Memory,
     tokens: Memory,
     gate: Tensor | None,
-    watch: Watch | None,
+    observer: AttentionObserver | None,
 ) -> tuple[Memory, Memory]:
     """Report to the observer, and note on slots and tokens, how much attention each received."""
-    if not plan.observes and watch is None:
+    if not plan.observes and observer is None:
         return state, tokens
-    body = call.body
+    body = context.body
     with torch.no_grad():
-        share = shares(weighing, shown, plan, gate)[:, :, body]
+        share = attention_weights(weighing, shown, plan, gate)[:, :, body]
     slots, own = share[..., : len(shown)], share[..., len(shown) :][..., body]
-    if watch is not None:
-        text = call.tokens.text_at
-        watch(plan.layer, slots[:, :, text], call.stored[:, segment, text], shown)
+    if observer is not None:
+        text = context.layout.text_at
+        observer(plan.layer, slots[:, :, text], context.stored[:, segment, text], shown)
     if not plan.observes:
         return state, tokens
-    mine = call.on_own_slots(slots[..., : len(state)])
-    return observe(plan, state, tokens, mine, own)
+    mine = context.on_own_slots(slots[..., : len(state)])
+    return record_attention(plan, state, tokens, mine, own)
 
 
 def _with_other_rows(memory: Memory, others: int) -> Memory:
@@ -296,23 +316,28 @@ def _with_other_rows(memory: Memory, others: int) -> Memory:
 
 
 def _within_segments(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, call: Call
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    context: SegmentContext,
 ) -> Tensor:
     """Attend causally inside each segment, with the model's own kernel."""
     B, _, N, _ = query.shape
-    length = call.index.shape[1]
-    seen, plainly = call.within(int(module.layer_idx))  # type: ignore[arg-type]
-    table = call.table(call.index)
+    length = context.index.shape[1]
+    attn_mask, is_causal = context.within(int(module.layer_idx))  # type: ignore[arg-type]
+    table = context.table(context.index)
     q, k, v = (
         t.unflatten(2, (N // length, length)).transpose(1, 2).flatten(0, 1)
         for t in (query, key, value)
     )
     out, _ = sdpa_attention_forward(
         module,
-        rotate(q, table),
-        rotate(k, table),
+        apply_rotary(q, table),
+        apply_rotary(k, table),
         v,
-        None if plainly else seen,
+        None if is_causal else attn_mask,
         scaling=scaling,
         is_causal=True,
     )

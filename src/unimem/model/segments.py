@@ -12,7 +12,7 @@ n soft tokens before and behind, L = P + N + n, E hidden size, V vocabulary.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from unimem.memory.option import at_least_float32
 from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, MemoryBank, OpenSegment, SoftMemory
 from unimem.model.attach import AttachedMemory, attached
-from unimem.model.context import segment_body
-from unimem.model.layer import Call, Use, Watch, causal, neighbours
+from unimem.model.context import segment_layout
+from unimem.model.layer import AttentionObserver, MemoryControl, SegmentContext, causal, neighbours
 
 LOGITS_AT_ONCE = 2**24
 """Logits that are held at a time while losses are computed: 64 MB in float32."""
@@ -76,7 +76,7 @@ def read(
     bank: MemoryBank | None = None,
     end: bool = False,
     gradient: bool | None = None,
-    use: Use = "own",
+    use: MemoryControl = "own",
     segments_per_call: int = 8,
 ) -> Reading:
     """Read documents `input_ids` [B, N] of any length, by segments, from empty memory or `bank`.
@@ -158,12 +158,12 @@ class _Reader:
         bank: MemoryBank,
         text: Tensor,
         ends: list[int],
-        use: Use,
+        use: MemoryControl,
         segments_per_call: int,
     ):
         self.model, self.bank, self.text, self.ends = model, bank, text, ends
         self.length, self.group = memory.plan.segment_length, memory.plan.bptt_segments + 1
-        self.use: Use = use
+        self.use: MemoryControl = use
         self.segments_per_call = segments_per_call
         self.hidden = text.new_zeros(*text.shape, model.config.hidden_size, dtype=model.dtype)
         """[B, W, E]: 0 where nothing was read."""
@@ -224,7 +224,7 @@ class _Reader:
         width = max(real)
         place = begin + torch.arange(segments * width, device=index.device)
         bank = self.bank if len(taken) == B else self.bank.rows(index)
-        hidden, newer = run(
+        hidden, newer, _ = run(
             self.model,
             bank,
             self.text[index].gather(1, place.clamp_max(W - 1)).view(len(taken), segments, width),
@@ -386,6 +386,17 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
+class Segments(NamedTuple):
+    """What `run` returns."""
+
+    hidden: Tensor
+    """Final hidden states [B, S, T, E]."""
+    bank: MemoryBank
+    """The memory after the last segment."""
+    losses: list[Tensor]
+    """Auxiliary losses of memory options, one number for each layer and segment that has one."""
+
+
 def run(
     model: PreTrainedModel,
     bank: MemoryBank,
@@ -393,27 +404,34 @@ def run(
     *,
     starts: Tensor,
     lengths: Tensor,
-    use: Use = "own",
+    use: MemoryControl = "own",
     segments_per_call: int | None = None,
     before: int = 0,
-    watch: Watch | None = None,
-    losses: list[Tensor] | None = None,
+    observer: AttentionObserver | None = None,
     length: int | None = None,
     writes: bool = True,
-) -> tuple[Tensor, MemoryBank]:
-    """Read S segments of each row and give their final hidden states [B, S, T, E] and the bank.
+) -> Segments:
+    """Read S segments of each row.
 
-    input_ids [B, S, T], T at most memory.segment_length, and less only where no row has more real
-    tokens; starts [B, S]: the segment begins a document, and the row forgets;
-    lengths [B, S]: its real tokens, the rest is padding (never remembered). Gradient reaches
-    `bptt_segments` segments back from the last segment of each group of `bptt_segments` + 1; groups
-    are counted from `before` segments ahead of these. `watch` is told what is read of memory. What
-    options want minimised beside the loss of the text is put into `losses`, a number for each
-    layer and segment that has one. `length` is that for which writing lays out what it inserts, if
-    it is not memory.segment_length. Without `writes` the segment, then one alone, is not finished:
-    the bank comes back as it was.
+    Gradient reaches `bptt_segments` segments back from the last segment of each group of
+    `bptt_segments` + 1 segments.
 
-    Raises ValueError for a bank with an open segment, which only `read` continues.
+    Args:
+        model: the model, with memory attached.
+        bank: the memory of the rows before these segments.
+        input_ids: [B, S, T], T at most memory.segment_length, and less only if no row has more real
+            tokens.
+        starts: whether a segment begins a document [B, S]; the row then forgets.
+        lengths: the number of real tokens [B, S]; the rest is padding, never remembered.
+        use: which memory the rows read.
+        segments_per_call: segments that one call of the model reads; None: all, if possible.
+        before: the number of segments before these, from which the groups of gradient are counted.
+        observer: receives what is read of memory.
+        length: the length for which writing lays out inserted tokens; None: memory.segment_length.
+        writes: whether the segments are finished. If not, there is one, and the bank is unchanged.
+
+    Raises:
+        ValueError: the bank has an open segment, which only `read` continues.
     """
     if bank.open is not None:
         raise ValueError("the bank has an open segment: read on with unimem.read")
@@ -422,6 +440,7 @@ def run(
     S = input_ids.shape[1]
     step = 1 if memory.plan.one_by_one else segments_per_call or S
     hiddens: list[Tensor] = []
+    losses: list[Tensor] = []
     for s in range(0, S, step):
         part = slice(s, s + step)
         group = memory.plan.bptt_segments + 1
@@ -435,13 +454,37 @@ def run(
             lengths[:, part],
             detach,
             use,
-            watch,
+            observer,
             losses,
             length,
             writes,
         )
         hiddens.append(hidden)
-    return torch.cat(hiddens, 1), bank
+    return Segments(torch.cat(hiddens, 1), bank, losses)
+
+
+def segment_nll(
+    model: PreTrainedModel,
+    bank: MemoryBank,
+    input_ids: Tensor,
+    targets: Tensor,
+    *,
+    starts: Tensor,
+    lengths: Tensor,
+    use: MemoryControl = "own",
+    observer: AttentionObserver | None = None,
+) -> tuple[Tensor, MemoryBank, list[Tensor]]:
+    """Return the NLL of every target [B, S, T] (0 for -100), the bank, and auxiliary losses.
+
+    The arguments are those of `run`. Logits are computed one segment at a time: the logits of all
+    segments would be the largest tensor by far.
+    """
+    hidden, bank, losses = run(
+        model, bank, input_ids, starts=starts, lengths=lengths, use=use, observer=observer
+    )
+    head = cast(torch.nn.Module, model.get_output_embeddings())
+    pieces = zip(hidden.unbind(1), targets.unbind(1), strict=True)
+    return torch.stack([token_nll(head(h), t) for h, t in pieces], 1), bank, losses
 
 
 def _call(
@@ -452,30 +495,30 @@ def _call(
     starts: Tensor,
     lengths: Tensor,
     detach: list[bool],
-    use: Use,
-    watch: Watch | None,
-    losses: list[Tensor] | None,
+    use: MemoryControl,
+    observer: AttentionObserver | None,
+    losses: list[Tensor],
     length: int,
     writes: bool,
 ) -> tuple[Tensor, MemoryBank]:
-    """Read segments in one call of the model; there is one segment if they are one by one."""
+    """Read segments in one call of the model; their auxiliary losses are appended to `losses`."""
     B, S, T = input_ids.shape
     if bool(starts[:, 0].any()):
         bank = bank.forget(starts[:, 0])
-    body = segment_body(memory.plan, length, input_ids.device, shown=T)
-    N = len(body.source)
+    body = segment_layout(memory.plan, length, input_ids.device, shown=T)
+    N = len(body.gather_index)
     embeds = cast(Tensor, model.get_input_embeddings()(input_ids))
     if memory.inserted_tokens is not None:
         learned = memory.inserted_tokens.to(embeds.dtype)
-        embeds = torch.cat([embeds, learned.expand(B, S, -1, -1)], 2)[:, :, body.source]
+        embeds = torch.cat([embeds, learned.expand(B, S, -1, -1)], 2)[:, :, body.gather_index]
     embeds = embeds.flatten(1, 2)
     places, after = _places(bank.position, starts, lengths, N - T)
     offsets = torch.arange(N, device=input_ids.device)
-    stored = (places[..., None] + offsets).where(body.needs <= lengths[..., None], FREE)
+    stored = (places[..., None] + offsets).where(body.min_length <= lengths[..., None], FREE)
 
     soft, soft_table = memory.plan.soft, bank.soft
     P = n = 0
-    index, seen = offsets[None], None
+    index, attn_mask = offsets[None], None
     if soft is not None and memory.soft_tokens is not None:
         learned, n = memory.soft_tokens.to(embeds.dtype), soft.num_soft_tokens
         soft_table = soft_table or SoftMemory.empty(B, soft.soft_segments or 1, learned)
@@ -489,21 +532,21 @@ def _call(
         index = torch.arange(P + N + n, device=input_ids.device)[None]
         if not bool(real.all()):
             index = index - (~real).sum(1, keepdim=True)
-            seen = _soft_mask(real, N + n)
+            attn_mask = _soft_mask(real, N + n)
     L = P + N + n
-    call = Call(
+    context = SegmentContext(
         memory.plan,
         bank.layers,
         table=_table(model, embeds, index),
-        body=body,
+        layout=body,
         prefix=P,
         index=index,
         positions=places[..., None] + torch.arange(-P, L - P, device=places.device).clamp_min(0),
         stored=stored,
         starts=starts,
         detach=detach,
-        seen=seen,
-        neutral=getattr(_rotary(model), "attention_scaling", None) == 1,
+        attn_mask=attn_mask,
+        rope_unscaled=getattr(_rotary(model), "attention_scaling", None) == 1,
         windows=memory.windows,
         kernel=choose(
             memory.backend,
@@ -514,22 +557,21 @@ def _call(
         ),
         use=use,
         weights=dict(memory.named_parameters()),
-        watch=watch,
+        observer=observer,
         writes=writes,
     )
     base = cast(Any, model.base_model)
-    out = base(inputs_embeds=embeds, memory=call, use_cache=False).last_hidden_state
-    if losses is not None:
-        losses += [loss for own in call.losses.values() for loss in own]
+    out = base(inputs_embeds=embeds, context=context, use_cache=False).last_hidden_state
+    losses += [loss for own in context.losses.values() for loss in own]
     if writes and soft is not None and soft_table is not None:
         soft_table = soft.write(soft_table, out[:, P + N :])
     hidden = out[:, P : P + N] if soft is not None else out
     hidden = hidden.view(B, S, N, -1)
     if N > T:
-        hidden = hidden[:, :, body.speaks]
+        hidden = hidden[:, :, body.predicts_next]
     if not writes:
         return hidden, bank
-    layers, last = call.written, None
+    layers, last = context.written, None
     if memory.plan.needs_surprise:
         surprise = _surprise(model, bank.hidden, hidden[:, 0], input_ids[:, 0], starts[:, 0])
         layers = {i: _revised(memory.plan.layers[i], m, surprise) for i, m in layers.items()}
@@ -573,7 +615,7 @@ def _places(
     return torch.stack(places, 1), position
 
 
-def _shown(soft: SoftMemory, use: Use) -> SoftMemory:
+def _shown(soft: SoftMemory, use: MemoryControl) -> SoftMemory:
     """Return the summaries that the rows see: their own, or a control."""
     if use == "own":
         return soft

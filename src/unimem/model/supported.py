@@ -59,10 +59,10 @@ def require_supported(model: PreTrainedModel) -> None:
             "whole text, and a segment does not show that; use a model whose rope_parameters "
             f"have a rope_type of {', '.join(FIXED_TABLES)}"
         )
-    turned, size = 2 * rotary.inv_freq.numel(), head_size(model)
-    if turned != size:
+    rotated, size = 2 * rotary.inv_freq.numel(), head_size(model)
+    if rotated != size:
         raise ValueError(
-            f"the rotary embedding turns {turned} of the {size} numbers of a head "
+            f"the rotary embedding turns {rotated} of the {size} numbers of a head "
             "(partial_rotary_factor), which is not supported; use a model that turns all"
         )
     sliding_windows(model)

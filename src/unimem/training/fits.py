@@ -79,7 +79,7 @@ def need(
     by_reference = [
         length + layer.most_slots(max(longest - length, 0), plan.segment_length)
         for layer in plan.layers.values()
-        if layer.only_by_reference is not None
+        if layer.needs_reference is not None
     ]
     weighed = max(by_reference, default=0)
     if trains:

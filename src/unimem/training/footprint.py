@@ -1,16 +1,14 @@
 """Number of parameters and bytes of state of a model with memory."""
 
-from functools import reduce
-
 import torch
 from transformers import PreTrainedModel
 
-from unimem.attention.kernels.base import wide
-from unimem.attention.observe import heads_noted
+from unimem.attention.kernels.base import accumulation_dtype
+from unimem.attention.record_attention import heads_noted
 from unimem.memory.plan import LayerPlan
 from unimem.memory.state import FREE, Memory, Segment
 from unimem.model.attach import attached
-from unimem.model.context import segment_body
+from unimem.model.context import segment_layout
 from unimem.model.supported import head_size
 
 
@@ -54,26 +52,24 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
     state = Memory.empty(torch.zeros(1, heads, 1, 1))
     for start in range(0, longest, length):
         shown = min(length, longest)
-        body = segment_body(memory.plan, length, torch.device("cpu"), shown)
-        real = body.needs <= longest - start
+        body = segment_layout(memory.plan, length, torch.device("cpu"), shown)
+        real = body.min_length <= longest - start
         positions = (place + torch.arange(len(real)))[None].where(real, FREE)
         place += len(real)
         ones = torch.ones(1, heads, len(real), 1)
         tokens = Memory(ones, ones, positions)
-        for writing in plan.writings:
-            tokens = writing.annotate(tokens, body.inserted)
+        tokens = plan.annotate(tokens, body.inserted)
         got = {
             name: torch.zeros(1, heads_noted(name, query_heads, heads), len(real))
             for name in plan.observes
         }
         segment = Segment(tokens.noted(**got), body.text_at, body.inserted_at, ones, weights)
-        written = reduce(lambda held, each: each.write(held, segment), plan.writings, state)
-        state = plan.management.evict(written, len(written) - len(state), segment)
+        state = plan.write(state, segment)
         slots = (state.positions, *state.notes.values())
         bytes_held = 2 * state.keys.numel() * size * dtype.itemsize
         bytes_held += sum(t.numel() * t.element_size() for t in slots)
         if state.matrix is not None:
-            bytes_held += heads * size * (size + 1) * wide(dtype).itemsize
+            bytes_held += heads * size * (size + 1) * accumulation_dtype(dtype).itemsize
         most = max(most, bytes_held)
         if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
             break  # it is full

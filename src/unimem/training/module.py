@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from unimem.data.stream import NO_TARGET, SegmentBatch
 from unimem.memory.state import MemoryBank
 from unimem.model.attach import checkpoint_activations
-from unimem.model.segments import run, token_nll
+from unimem.model.segments import segment_nll
 from unimem.settings import TrainerSettings
 from unimem.training.schedule import learning_rate_factor
 
@@ -63,19 +63,15 @@ class LitUniMem(LightningModule):
         bank = self.bank
         if bank is None:
             bank = MemoryBank.empty(len(batch.input_ids), self.device)
-        losses: list[Tensor] = []
-        hidden, bank = run(
+        each, bank, losses = segment_nll(
             self.model,
             bank,
             batch.input_ids,
+            batch.targets,
             starts=batch.starts,
             lengths=batch.lengths,
-            losses=losses,
         )
-        head = cast(nn.Module, self.model.get_output_embeddings())
-        # A segment at a time: the logits of a whole batch are its largest tensor by far.
-        pieces = zip(hidden.unbind(1), batch.targets.unbind(1), strict=True)
-        nll = torch.stack([token_nll(head(h), targets).sum() for h, targets in pieces]).sum()
+        nll = each.sum()
         tokens = (batch.targets != NO_TARGET).sum()
         if not bool(nll.isfinite()):
             self._stop(f"the loss is {nll.item()}")

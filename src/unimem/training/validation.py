@@ -18,7 +18,7 @@ from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import score
 from unimem.evaluation.statistics import perplexity
 from unimem.model.attach import attached
-from unimem.model.layer import Use
+from unimem.model.layer import MemoryControl
 from unimem.settings import EvaluationSettings, TrainerSettings
 from unimem.training.checkpoint import best_checkpoint, try_to_save
 from unimem.training.metrics import Metrics, Sink
@@ -148,7 +148,7 @@ class Validation(Callback):
 
     def _read(self, trainer: Trainer, model: PreTrainedModel) -> dict[str, float] | None:
         """Return nats per token with memory, and without; None if the process is asked to end."""
-        uses: list[Use] = ["own"]
+        uses: list[MemoryControl] = ["own"]
         if self._evaluation.controls and remembers(attached(model).plan):
             uses.append("off")
         rows, processes = self._evaluation.batch_size, trainer.world_size

@@ -49,7 +49,7 @@ class Kernel(Protocol):
         ...
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type to sum numbers of another in: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from unimem.attention.kernels.base import Kernel, wide
+from unimem.attention.kernels.base import Kernel, accumulation_dtype
 
 ROWS = 128
 """Queries whose hidden keys are left out together."""
@@ -29,7 +29,7 @@ class CpuFlash(Kernel):
             out, lse = _forward(query, key, value, bias)
         else:
             out = torch.zeros_like(query)
-            lse = query.new_zeros(query.shape[:3], dtype=wide(query.dtype))
+            lse = query.new_zeros(query.shape[:3], dtype=accumulation_dtype(query.dtype))
             for rows, seen in _pieces(bias):
                 part = query[:, :, rows], key[:, :, seen], value[:, :, seen]
                 found = _forward(*part, bias[:, :, rows][..., seen])
@@ -54,7 +54,7 @@ class CpuFlash(Kernel):
         if bias is None or torch.compiler.is_compiling():
             return _backward(grad, query, key, value, out, lse, bias)
         queries = torch.zeros_like(query)
-        sums = [torch.zeros_like(x, dtype=wide(x.dtype)) for x in (key, value)]
+        sums = [torch.zeros_like(x, dtype=accumulation_dtype(x.dtype)) for x in (key, value)]
         for rows, seen in _pieces(bias):
             mine, *theirs = _backward(
                 *(x[:, :, rows] for x in (grad, query)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from unimem.memory.option import Option, spread
+from unimem.memory.option import Option, repeat_kv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class Frame(Protocol):
         """How many times greater the dot product of two turned vectors is; 1 for most models."""
         ...
 
-    def dot(
+    def qk(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
     ) -> Tensor:
         """Turn queries [B, H, T, D] and keys [B, G, M, D] to rotary indices, and multiply.
@@ -66,7 +66,7 @@ class Frame(Protocol):
         ...
 
 
-class Turn(NamedTuple):
+class Rotation(NamedTuple):
     """How queries and memory keys are turned towards each other before they are multiplied."""
 
     queries: Tensor | int
@@ -85,19 +85,19 @@ class Positions(Option, ABC):
     places the tokens of the segment too."""
 
     rearranges: ClassVar[bool] = False
-    """Whether slots stand at other places once they are chosen. `turns` is then asked for the
+    """Whether slots stand at other places once they are chosen. `rotations` is then asked for the
     choice, without `visible`, and for attention, with it."""
 
-    one_turn: ClassVar[bool] = True
+    one_rotation: ClassVar[bool] = True
     """Whether all pairs of a query and a key are turned alike, so that keys can be searched."""
 
     orderless: ClassVar[bool] = False
     """Whether every slot stands at the same place."""
 
     @abstractmethod
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Return how queries and keys of `memory` are rotated: by the first rotation that holds.
 
         visible [B, 1 or H, T, M] says which slots each query sees, of a scheme that `rearranges`
@@ -115,12 +115,12 @@ class Positions(Option, ABC):
     ) -> Tensor:
         """Return the unscaled logits [B, H, T, M] of un-rotated queries on `keys` of `memory`.
 
-        `visible` is as in `turns`.
+        `visible` is as in `rotations`.
         """
-        *special, rest = self.turns(memory, frame, visible)
-        logits = frame.dot(query, rest.queries, keys, rest.keys)
-        for turn in reversed(special):
-            assert turn.where is not None, "only the last turn holds for all pairs"
-            near = frame.dot(query, turn.queries, keys, turn.keys)
-            logits = near.where(spread(turn.where, query.shape[1]), logits)
+        *special, rest = self.rotations(memory, frame, visible)
+        logits = frame.qk(query, rest.queries, keys, rest.keys)
+        for rotation in reversed(special):
+            assert rotation.where is not None, "only the last rotation holds for all pairs"
+            near = frame.qk(query, rotation.queries, keys, rotation.keys)
+            logits = near.where(repeat_kv(rotation.where, query.shape[1]), logits)
         return logits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, final
 
-from unimem.memory.option import Chosen, option, spread
-from unimem.memory.positions.base import Frame, Positions, Turn
+from unimem.memory.option import Chosen, option, repeat_kv
+from unimem.memory.positions.base import Frame, Positions, Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ class CacheIndex(Positions):
     """
 
     after_choice: ClassVar[bool] = True
-    one_turn: ClassVar[bool] = False
+    one_rotation: ClassVar[bool] = False
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse choices that depend on the logits, or that leave gaps."""
@@ -36,9 +36,9 @@ class CacheIndex(Positions):
                     "ends: it needs memory.reading=all, or position with memory.stride=1"
                 )
 
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Count the oldest slots from the left end, the newest from the right."""
         assert visible is not None
         used = memory.used  # [B, 1 or G, M + T]
@@ -46,6 +46,6 @@ class CacheIndex(Positions):
         from_right = used.flip(2).cumsum(2).flip(2) - used.long()
         tokens = visible.shape[2]
         queries = -from_right[..., -tokens:]  # the segment's own places, from the right
-        hidden = spread(used[:, :, None, :], visible.shape[1]) & ~visible
-        newest = Turn(queries, -from_right, hidden.cumsum(3) > 0)
-        return newest, Turn(visible.sum(3) - 1, from_left)
+        hidden = repeat_kv(used[:, :, None, :], visible.shape[1]) & ~visible
+        newest = Rotation(queries, -from_right, hidden.cumsum(3) > 0)
+        return newest, Rotation(visible.sum(3) - 1, from_left)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, final
 from pydantic import Field
 
 from unimem.memory.option import Chosen, option
-from unimem.memory.positions.base import Frame, Positions, Turn
+from unimem.memory.positions.base import Frame, Positions, Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class Capped(Positions):
     The limit is the segment length if none is given.
     """
 
-    one_turn: ClassVar[bool] = False
+    one_rotation: ClassVar[bool] = False
 
     limit: Annotated[int, Field(gt=0)] | None = None
 
@@ -36,12 +36,12 @@ class Capped(Positions):
                 "segment, inside which distances are true; raise it"
             )
 
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Turn each key to its place, and all but the near ones to one distance."""
         limit = frame.limit if self.limit is None else self.limit
         places = memory.places
         distance = frame.positions[:, None, :, None] - places[:, :, None, :]
-        near = Turn(frame.index, places + frame.origin[:, None], distance <= limit)
-        return near, Turn(limit, 0)
+        near = Rotation(frame.index, places + frame.origin[:, None], distance <= limit)
+        return near, Rotation(limit, 0)

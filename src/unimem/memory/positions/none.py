@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, final
 
 from unimem.memory.option import option
-from unimem.memory.positions.base import Frame, Positions, Turn
+from unimem.memory.positions.base import Frame, Positions, Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +20,8 @@ class Unrotated(Positions):
 
     orderless: ClassVar[bool] = True
 
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Turn nothing."""
-        return (Turn(0, 0),)
+        return (Rotation(0, 0),)

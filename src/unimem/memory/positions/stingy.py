@@ -9,7 +9,7 @@ from pydantic import Field
 
 from unimem.memory.blocks import blocks
 from unimem.memory.option import Chosen, option
-from unimem.memory.positions.base import Frame, Positions, Turn
+from unimem.memory.positions.base import Frame, Positions, Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Stingy(Positions):
     """
 
     rearranges: ClassVar[bool] = True
-    one_turn: ClassVar[bool] = False
+    one_rotation: ClassVar[bool] = False
 
     topk_blocks: Annotated[int, Field(gt=0)]
     block_size: Annotated[int, Field(gt=0)]
@@ -45,9 +45,9 @@ class Stingy(Positions):
                 "memory.management lets each head keep other tokens; choose another of the two"
             )
 
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Turn each key to its place in the block, and the block to its place."""
         block, first = blocks(memory, self.block_size, self.block_start)
         width = self.block_size + ("mark" in memory.notes)
@@ -56,11 +56,11 @@ class Stingy(Positions):
         age = block[:, -1:] - block
         if visible is None:
             place = (self.topk_blocks - age).clamp_min(0).where(memory.valid, 0)
-            return (Turn(queries, place * width + inside),)
+            return (Rotation(queries, place * width + inside),)
         place = self._laid_out(block, age, visible)
         lowest = int(place.amin()) if place.numel() else 0
         return tuple(
-            Turn(queries, at * width + inside, place == at)
+            Rotation(queries, at * width + inside, place == at)
             for at in range(self.topk_blocks, lowest - 1, -1)
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from unimem.memory.option import option
-from unimem.memory.positions.base import Frame, Positions, Turn
+from unimem.memory.positions.base import Frame, Positions, Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class TruePositions(Positions):
     """The rotary distance is the distance in the document, as in the full-context model."""
 
-    def turns(
+    def rotations(
         self, memory: Memory, frame: Frame, visible: Tensor | None = None
-    ) -> tuple[Turn, ...]:
+    ) -> tuple[Rotation, ...]:
         """Turn each key to its place."""
-        return (Turn(frame.index, memory.places + frame.origin[:, None]),)
+        return (Rotation(frame.index, memory.places + frame.origin[:, None]),)

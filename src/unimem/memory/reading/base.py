@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
-from unimem.memory.option import Option, at_least_float32, full_precision, spread
+from unimem.memory.option import Option, at_least_float32, full_precision, repeat_kv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,34 +21,40 @@ if TYPE_CHECKING:
 
 
 class Selection(NamedTuple):
-    """The slots that each query sees: `visible` [B, H, T, M] and, of those, `live`.
+    """The slots that each query sees: `visible` [B, H, T, M] and, of those, `grad_mask`.
 
     Keys and values of slots that are not live are constants to the gradient; the query always
-    gets its gradient. live has 1 in place of T if it is the same for all queries. `times`
+    gets its gradient. live has 1 in place of T if it is the same for all queries. `multiplicity`
     [B, H, T, M] says how often a slot counts in the softmax; None for once.
     """
 
     visible: Tensor
-    live: Tensor
-    times: Tensor | None = None
+    grad_mask: Tensor
+    multiplicity: Tensor | None = None
 
     def __or__(self, other: tuple[Tensor | None, ...]) -> Selection:
         assert isinstance(other, Selection)
-        visible, times = self.visible | other.visible, None
-        counts = [times for times in (self.times, other.times) if times is not None]
+        visible, multiplicity = self.visible | other.visible, None
+        counts = [
+            multiplicity
+            for multiplicity in (self.multiplicity, other.multiplicity)
+            if multiplicity is not None
+        ]
         if counts:
             once = counts[0].new_ones(())
-            mine, others = (once if t is None else t for t in (self.times, other.times))
-            times = mine.where(self.visible, others)
-        if self.all_live and other.all_live:
-            return Selection(visible, visible, times)
-        live = (self.live & self.visible) | (other.live & other.visible)
-        return Selection(visible, live, times)
+            mine, others = (
+                once if t is None else t for t in (self.multiplicity, other.multiplicity)
+            )
+            multiplicity = mine.where(self.visible, others)
+        if self.all_gradient and other.all_gradient:
+            return Selection(visible, visible, multiplicity)
+        grad_mask = (self.grad_mask & self.visible) | (other.grad_mask & other.visible)
+        return Selection(visible, grad_mask, multiplicity)
 
     @property
-    def all_live(self) -> bool:
+    def all_gradient(self) -> bool:
         """Whether gradient enters all that is visible; known from how the selection was made."""
-        return self.live is self.visible
+        return self.grad_mask is self.visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +124,7 @@ class Search(NamedTuple):
     topk: int
     cosine: bool
     threshold: float | None
-    live: bool
+    grad_mask: bool
     """Whether gradient enters what is chosen."""
 
 
@@ -195,7 +201,7 @@ class Reading(Option, ABC):
         return search if search is not None and search.topk else None
 
     def __or__(self, other: Reading) -> Reading:
-        return Union(self.parts + other.parts)
+        return CombinedReading(self.parts + other.parts)
 
 
 class PlaceReading(Reading):
@@ -209,14 +215,16 @@ class PlaceReading(Reading):
 
     def select(self, view: View) -> Selection:
         """Choose the linked slots that are left."""
-        queries, places = view.queries[:, None, :, None], spread(view.memory.places, view.heads)
-        times = self.links(queries, places[:, :, None, :], view.heads, view.layer)
-        visible = (times > 0) & ~view.taken
-        return Selection(visible, visible, times if times.dtype.is_floating_point else None)
+        queries, places = view.queries[:, None, :, None], repeat_kv(view.memory.places, view.heads)
+        multiplicity = self.links(queries, places[:, :, None, :], view.heads, view.layer)
+        visible = (multiplicity > 0) & ~view.taken
+        return Selection(
+            visible, visible, multiplicity if multiplicity.dtype.is_floating_point else None
+        )
 
 
 @final
-class Union(Reading):
+class CombinedReading(Reading):
     """Several readings as one: each chooses among the slots that those before it left."""
 
     def __init__(self, parts: Iterable[Reading]):
@@ -240,13 +248,13 @@ class Union(Reading):
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Return how often tokens see each other under the first reading that links them."""
-        times, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
+        multiplicity, *others = (part.links(queries, keys, heads, layer) for part in self._parts)
         for other in others:
-            if times.dtype.is_floating_point or other.dtype.is_floating_point:
-                times = times.float().where(times > 0, other.float())
+            if multiplicity.dtype.is_floating_point or other.dtype.is_floating_point:
+                multiplicity = multiplicity.float().where(multiplicity > 0, other.float())
             else:
-                times = times | other
-        return times
+                multiplicity = multiplicity | other
+        return multiplicity
 
 
 def _distinct(parts: Iterable[Reading]) -> list[Reading]:

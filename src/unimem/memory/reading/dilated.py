@@ -50,11 +50,11 @@ class Dilated(PlaceReading):
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Count the grids that link two tokens."""
         head = queries.new_ones(heads).cumsum(0).sub(1)[None, :, None, None]
-        times = (queries < 0) & (keys < 0) & (head < 0)
-        times = times.float()
+        multiplicity = (queries < 0) & (keys < 0) & (head < 0)
+        multiplicity = multiplicity.float()
         for span, rate in zip(self.dilated_spans, self.dilated_rates, strict=True):
             same = queries // span == keys // span
             for places in (queries, keys):
                 same = same & (places % span % rate == head % rate)
-            times += same
-        return times
+            multiplicity += same
+        return multiplicity

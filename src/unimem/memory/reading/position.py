@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import option, spread
+from unimem.memory.option import option, repeat_kv
 from unimem.memory.reading.base import PlaceReading, Selection, View
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Position(PlaceReading):
         """Choose by distance and by rank."""
         memory, free = view.memory, ~view.taken
         queries, keys = view.queries[:, None, :, None], memory.places[:, :, None, :]
-        near = spread(self._near(queries, keys), view.heads)
-        oldest = spread((memory.used.cumsum(2) <= self.num_global)[:, :, None, :], view.heads)
+        near = repeat_kv(self._near(queries, keys), view.heads)
+        oldest = repeat_kv((memory.used.cumsum(2) <= self.num_global)[:, :, None, :], view.heads)
         visible = (near | oldest) & free
         if self.grad_global or not self.num_global:
             return Selection(visible, visible)

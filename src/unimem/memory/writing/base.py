@@ -35,7 +35,7 @@ class Writing(Option, ABC):
 class LayerWriting(Writing):
     """A writing into the memory of an injected layer."""
 
-    speaks: ClassVar[bool] = False
+    predicts_next: ClassVar[bool] = False
     """Whether what it inserts predicts the next token in place of the text token before it."""
 
     needs_surprise: ClassVar[bool] = False

@@ -28,7 +28,7 @@ class Landmark(LayerWriting):
     """
 
     landmarks: ClassVar[bool] = True
-    speaks: ClassVar[bool] = True
+    predicts_next: ClassVar[bool] = True
 
     block_size: Annotated[int, Field(gt=0)]
 

@@ -12,10 +12,10 @@ def slots(count, first=0, seed=0):
     return Memory(keys, values, torch.arange(first, first + count).expand(2, -1))
 
 
-def grown(times, size=None):
+def grown(multiplicity, size=None):
     memory = Memory.empty(torch.zeros(2, 2, 1, 4))
     every = []
-    for i in range(times):
+    for i in range(multiplicity):
         memory = memory.append(slots(7, 7 * i, seed=i))
         memory = memory if size is None else memory.last(size)
         every.append(memory)
@@ -27,7 +27,7 @@ def test_growing_in_place_is_appending(size):
     with torch.no_grad():
         memories = grown(400, size)
     copied = grown(400, size)  # with gradient there is no room
-    assert all(memory.room is None for memory in copied)
+    assert all(memory.buffer is None for memory in copied)
     for mine, plain in zip(memories, copied, strict=True):
         assert torch.equal(mine.keys, plain.keys)
         assert torch.equal(mine.values, plain.values)
@@ -35,7 +35,7 @@ def test_growing_in_place_is_appending(size):
 
 def test_slots_are_copied_a_few_times_only():
     with torch.no_grad():
-        rooms = [id(memory.room) for memory in grown(3000)]
+        rooms = [id(memory.buffer) for memory in grown(3000)]
     assert len(set(rooms)) < 20
 
 

@@ -1,4 +1,4 @@
-"""What slots and tokens are noted to have got of a segment's attention.
+"""Notes of the attention that slots and tokens received from a segment.
 
 Shapes: B rows, H query heads, M slots, N tokens.
 """
@@ -15,12 +15,12 @@ def heads_noted(note: str, heads: int, kv_heads: int) -> int:
     return {"last": 1, "home": heads}.get(note, kv_heads)
 
 
-def observe(
+def record_attention(
     plan: LayerPlan, state: Memory, tokens: Memory, slots: Tensor | None, own: Tensor
 ) -> tuple[Memory, Memory]:
-    """Note how much attention the row's slots and the segment's tokens got from its real tokens.
+    """Note the attention that the row's slots and the segment's tokens received from real tokens.
 
-    slots [B, H, N, M] and own [B, H, N, N] are shares of each query; None if no slots were shown.
+    slots [B, H, N, M] (None if no slots were visible) and own [B, H, N, N] are attention weights.
     """
     heads, real = tokens.keys.shape[1], tokens.used[:, 0]
     last = (real * torch.arange(1, len(tokens) + 1, device=real.device)).argmax(1)
