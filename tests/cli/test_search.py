@@ -52,7 +52,9 @@ def test_help_says_how_to_search_and_needs_no_optuna():
 def test_without_optuna_it_says_what_to_install():
     done = without("optuna", *DRAWN)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "unimem-search needs optuna: pip install 'unimem[search]'\n"
+    assert done.stderr == (
+        "unimem-search needs optuna: pip install '.[search]' in the folder of this project\n"
+    )
 
 
 def test_another_module_that_is_missing_is_not_optuna():

@@ -135,7 +135,7 @@ def test_tensorboard_has_the_same_keys(runs):
 
 @pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is there")
 def test_tensorboard_that_is_missing_is_told_before_anything_runs():
-    with pytest.raises(ConfigError, match=r"needs tensorboard: pip install 'unimem\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"needs tensorboard: pip install '\.\[tensorboard\]'"):
         compose("logger=tensorboard")
 
 

@@ -54,7 +54,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
-        sys.exit("unimem-search needs optuna: pip install 'unimem[search]'")
+        sys.exit(
+            "unimem-search needs optuna: pip install '.[search]' in the folder of this project"
+        )
     except (ValueError, OSError) as error:
         leave(error)
     except KeyboardInterrupt:

@@ -43,8 +43,8 @@ def validate(node: DictConfig) -> Config:
     config = check(values)
     if config.logger.tensorboard and not find_spec("tensorboard"):
         raise ConfigError(
-            "logger=tensorboard needs tensorboard: pip install 'unimem[tensorboard]', or leave it "
-            "out; logger=csv needs nothing"
+            "logger=tensorboard needs tensorboard: pip install '.[tensorboard]' in the folder of "
+            "this project, or leave it out; logger=csv needs nothing"
         )
     return config
 

@@ -33,8 +33,10 @@ def numerics() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of python and of the packages that a result depends on."""
-    packages = ("torch", "transformers", "lightning", "numpy", "unimem")
-    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    packages = {name: name for name in ("torch", "transformers", "lightning", "numpy")}
+    packages["unimem"] = "unimem-runner"  # the distribution's name
+    found = {name: _version(distribution) for name, distribution in packages.items()}
+    return {"python": platform.python_version()} | found
 
 
 def machine() -> dict[str, Any]:

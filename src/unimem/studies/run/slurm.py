@@ -102,7 +102,9 @@ def slurm_executor(options: SweepOptions) -> Any:
     try:
         import submitit
     except ImportError:
-        raise ConfigError("launcher=slurm needs submitit: pip install 'unimem[slurm]'") from None
+        raise ConfigError(
+            "launcher=slurm needs submitit: pip install '.[slurm]' in the folder of this project"
+        ) from None
     given = {key: value for key, value in options.slurm.items() if value is not None}
     try:
         folder = Path(options.output) / options.study / "slurm"
