@@ -79,7 +79,8 @@ def test_dimensions_do_not_know_each_other():
         if parts[0] == "memory" and len(parts) == 3:
             for module in imports(file):
                 assert module in (
-                    "memory.option", "memory.state", "memory.pool", "memory.blocks", "memory.depth",
+                    "memory.option", "memory.rules", "memory.tensors", "memory.state",
+                    "memory.bank", "memory.pool", "memory.blocks", "memory.depth",
                     "memory.positions.base", "words", f"memory.{parts[1]}.base",
                 ), f"{file} imports unimem.{module}"  # fmt: skip
 

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from unimem.config import ConfigError, compose, compose_node, resolve, say_dropped
-from unimem.memory.plan import DIMENSIONS, option_class, option_names
+from unimem.memory.registry import DIMENSIONS, option_class, option_names
 from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root
 

@@ -11,7 +11,7 @@ from helpers.models import make_model
 
 import unimem
 from unimem.config import compose
-from unimem.memory.plan import DIMENSIONS, option_names
+from unimem.memory.registry import DIMENSIONS, option_names
 from unimem.paths import config_root
 
 README = (config_root() / "README.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 from unimem.cli.settings import page
 from unimem.config import SETTINGS, compose_node
-from unimem.memory.plan import DIMENSIONS, field_types, option_names
+from unimem.memory.registry import DIMENSIONS, field_types, option_names
 from unimem.paths import CONFIG_DIR, config_root
 from unimem.reference import explain, find, settings
 

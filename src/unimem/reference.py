@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from unimem.config import SETTINGS
 from unimem.memory.depth import NAMES, Place, Places
-from unimem.memory.plan import DIMENSIONS, field_types, option_names
+from unimem.memory.registry import DIMENSIONS, field_types, option_names
 from unimem.paths import config_root, own_config
 
 GROUPS = ("model", "data", "trainer", "evaluation", "logger")

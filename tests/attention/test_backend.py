@@ -11,7 +11,7 @@ from helpers.small_methods import small_memory
 
 from unimem.attention import backend, fast
 from unimem.attention.kernels.cpu import CpuFlash
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model import layer as attention
 from unimem.model.attach import attach
 from unimem.model.segments import read, run

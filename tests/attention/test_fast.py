@@ -18,8 +18,9 @@ from unimem.attention.kernels.cpu import CpuFlash
 from unimem.attention.reference import attend, compute_logits
 from unimem.attention.rotary import Frame
 from unimem.config import ConfigError, compose
-from unimem.memory.plan import PlanError
-from unimem.memory.state import FREE, Memory, MemoryBank
+from unimem.memory.bank import MemoryBank
+from unimem.memory.registry import PlanError
+from unimem.memory.state import FREE, Memory
 from unimem.model import layer as attention
 from unimem.model.attach import attach, attached, checkpoint_activations
 from unimem.model.segments import read, run

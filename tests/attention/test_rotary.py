@@ -8,8 +8,8 @@ import torch
 from helpers.models import make_memory, make_model, tokens
 
 from unimem.attention.rotary import Frame, IdentityRotary, apply_rotary
-from unimem.memory.plan import option_class
 from unimem.memory.reading.base import View
+from unimem.memory.registry import option_class
 from unimem.memory.state import Memory
 from unimem.model.attach import attach
 from unimem.model.segments import read

@@ -7,7 +7,7 @@ from unimem.bench.bank import filled_bank
 from unimem.bench.inputs import Gaussian
 from unimem.bench.settings import method_names
 from unimem.bench.shapes import SHAPES, configured
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.load import load_model
 from unimem.model.segments import run

@@ -10,7 +10,7 @@ import yaml
 
 import unimem
 from unimem.cli import methods, sweep, train
-from unimem.memory.plan import option_names
+from unimem.memory.registry import option_names
 from unimem.paths import CONFIG_DIR, config_root
 
 SMALL = [

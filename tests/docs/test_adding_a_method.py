@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from unimem.config import compose
-from unimem.memory.plan import option_names
+from unimem.memory.registry import option_names
 from unimem.paths import CONFIG_DIR, config_root
 
 PAGE = (config_root() / "docs" / "adding-a-method.md").read_text()

@@ -7,7 +7,7 @@ from helpers.models import make_memory, make_model
 from unimem import attach, read
 from unimem.evaluation.sample import Sample
 from unimem.evaluation.score import score
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.segments import run, token_nll
 
 LENGTHS = [30, 5, 41, 2, 17, 64, 9]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unimem.memory.state import Memory, MemoryBank
+from unimem.memory.bank import MemoryBank
+from unimem.memory.state import Memory
 
 
 def slots(count, first=0, seed=0):

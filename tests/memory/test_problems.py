@@ -7,7 +7,7 @@ import torch
 from helpers.models import make_model, tokens
 
 from unimem.config import ConfigError, compose, say_dropped
-from unimem.memory.plan import DIMENSIONS, PlanError, option_names
+from unimem.memory.registry import DIMENSIONS, PlanError, option_names
 from unimem.memory.settings import MemorySettings
 from unimem.model.attach import attach
 from unimem.model.segments import read

@@ -5,7 +5,7 @@ from helpers.models import make_memory, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.segments import read, run
 

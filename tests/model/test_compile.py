@@ -5,7 +5,7 @@ import torch
 from helpers.models import make_memory, make_model, tokens
 from torch import _dynamo as dynamo
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.segments import run
 

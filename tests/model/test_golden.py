@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from unimem.memory.bank import MemoryBank
 from unimem.memory.settings import MemorySettings
-from unimem.memory.state import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.segments import run, token_nll
 

@@ -7,7 +7,7 @@ import torch
 from helpers.models import FAMILIES, VOCAB, make_memory, make_model, tokens
 
 from unimem.attention.reference import _part, fuse_joint
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach, attached, checkpoint_activations
 from unimem.model.segments import read, run, token_nll
 

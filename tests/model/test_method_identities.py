@@ -18,9 +18,10 @@ from reference import (
     streaming_llm,
 )
 
-from unimem.memory.plan import option_class
+from unimem.memory.bank import MemoryBank
 from unimem.memory.pool import Pooler
-from unimem.memory.state import Memory, MemoryBank
+from unimem.memory.registry import option_class
+from unimem.memory.state import Memory
 from unimem.model.attach import attach, attached, checkpoint_activations
 from unimem.model.segments import read, run
 from unimem.training.footprint import state_bytes_per_row

@@ -8,7 +8,7 @@ from helpers.models import make_model, tokens
 from helpers.sampled import each
 from helpers.small_methods import METHODS, SMALL, small_memory
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach, attached
 from unimem.model.segments import read, run, token_nll
 

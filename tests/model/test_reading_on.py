@@ -9,7 +9,7 @@ from helpers.models import VOCAB, make_memory, make_model, tokens
 from helpers.sampled import each
 from helpers.small_methods import METHODS, small_memory
 
-from unimem.memory.state import MemoryBank, OpenSegment
+from unimem.memory.bank import MemoryBank, OpenSegment
 from unimem.model.attach import attach, attached
 from unimem.model.segments import nll_of, read, run, token_nll
 

@@ -7,7 +7,7 @@ import torch
 from helpers.models import FAMILIES, VOCAB, make_memory, tokens
 from helpers.small_methods import METHODS, small_memory
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.segments import read, run
 from unimem.model.supported import lift_windows

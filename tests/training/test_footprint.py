@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.models import make_memory, make_model, tokens
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.segments import run
 from unimem.training.footprint import num_parameters, state_bytes_per_row

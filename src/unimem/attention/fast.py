@@ -30,11 +30,11 @@ from unimem.attention.parts import (
 from unimem.attention.reference import fuse_gated, own_links, read_matrix
 from unimem.attention.rotary import Frame
 from unimem.attention.search import search
-from unimem.memory.option import full_precision, repeat_kv
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Rotation
-from unimem.memory.reading.base import Search, Selection, unit
+from unimem.memory.reading.base import Search, Selection
 from unimem.memory.state import Memory
+from unimem.memory.tensors import full_precision, repeat_kv, to_unit_length
 
 Picks = MutableMapping[tuple[int, int], tuple[Tensor, Tensor]]
 """Search results, index and logits, by layer and segment; recomputed activations reuse them."""
@@ -193,8 +193,8 @@ def _search(
                 taken = far | functional.pad(taken, (len(memory) - taken.shape[-1], 0))
         ask, among = rotated, keys
         if wanted.cosine:
-            ask = frame.rotate(unit(query), rotation.queries)
-            among = frame.rotate(unit(memory.keys), rotation.keys)
+            ask = frame.rotate(to_unit_length(query), rotation.queries)
+            among = frame.rotate(to_unit_length(memory.keys), rotation.keys)
         index, logits = search(ask, among, wanted.topk, open_slots, taken)
         if wanted.cosine:
             lowest = -torch.inf if wanted.threshold is None else wanted.threshold

@@ -12,7 +12,7 @@ from unimem.memory.state import Memory
 
 def heads_noted(note: str, heads: int, kv_heads: int) -> int:
     """Return for how many heads attention is recorded under a note's name: H, G or 1."""
-    return {"last": 1, "home": heads}.get(note, kv_heads)
+    return {"last": 1, "received_own_segment": heads}.get(note, kv_heads)
 
 
 def record_attention(
@@ -30,12 +30,12 @@ def record_attention(
             if name == "last":
                 return share[torch.arange(len(last)), :, last].mean(1, keepdim=True)
             total = (share * real[:, None, :, None]).sum(2)
-            if name == "home":
+            if name == "received_own_segment":
                 return total
             return total.unflatten(1, (heads, -1)).sum(2)
 
         tokens = tokens.noted(**{name: got(own)})
-        if slots is None or name == "home" or not len(state):
+        if slots is None or name == "received_own_segment" or not len(state):
             continue
         new = got(slots).to(state.positions.device)
         state = state.noted(**{name: new if name == "last" else state.notes[name] + new})

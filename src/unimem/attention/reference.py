@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from unimem.attention.rotary import Frame, qk
-from unimem.memory.option import at_least_float32, full_precision, repeat_kv
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Selection, View
 from unimem.memory.state import FREE, Memory
+from unimem.memory.tensors import at_least_float32, full_precision, repeat_kv
 
 
 class PartialSoftmax(NamedTuple):

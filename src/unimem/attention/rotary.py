@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from unimem.memory.option import repeat_kv
+from unimem.memory.tensors import repeat_kv
 
 Table = tuple[Tensor, Tensor]
 """Cosines and sines [B or 1, T, D] from the model's own rotary module."""

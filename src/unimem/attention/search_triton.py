@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from unimem.memory.option import full_precision
+from unimem.memory.tensors import full_precision
 
 MOST = 64  # the largest k of the two passes; classes for more outgrow the registers
 PIECE = 2**24  # scores written out at once where the two passes are not enough

@@ -6,8 +6,9 @@ from transformers import PreTrainedModel
 
 from unimem.attention.record_attention import heads_noted
 from unimem.bench.inputs import Source, draw_rows
+from unimem.memory.bank import MemoryBank, SoftMemory
 from unimem.memory.plan import LayerPlan, MemoryPlan
-from unimem.memory.state import FREE, Memory, MemoryBank, Segment, SoftMemory
+from unimem.memory.state import FREE, Memory, Segment
 from unimem.model.attach import attached
 from unimem.model.context import segment_layout
 from unimem.model.segments import run

@@ -18,7 +18,7 @@ from unimem.bench.shapes import SHAPES, configured
 from unimem.bench.step import make_step, measure_step
 from unimem.bench.timer import Clock
 from unimem.config import Config
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach, attached
 from unimem.model.load import load_model
 from unimem.model.supported import head_size

@@ -18,7 +18,7 @@ from unimem.bench.timer import Call, Clock, compared
 from unimem.config import Config
 from unimem.data.stream import NO_TARGET, SegmentBatch
 from unimem.evaluation.score import score
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attached
 
 ROUNDS = 2

@@ -11,7 +11,7 @@ from unimem.bench.inputs import Recorded
 from unimem.config import check
 from unimem.data.build import build_corpus
 from unimem.data.documents import Documents
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach, attached, load_memory
 from unimem.model.load import load_pretrained
 from unimem.model.segments import run

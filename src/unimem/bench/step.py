@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from unimem.bench.bank import random_ids
 from unimem.bench.timer import Clock, compared
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.segments import run
 
 MB = 1e6

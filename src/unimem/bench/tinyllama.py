@@ -15,7 +15,7 @@ from unimem.bench.shapes import Shape, configured
 from unimem.bench.timer import Call, Clock
 from unimem.config import Config
 from unimem.evaluation.score import score
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attach
 from unimem.model.load import load_model
 from unimem.training.footprint import num_parameters

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from unimem.config import Config, compose
-from unimem.memory.plan import DIMENSIONS, option_class, option_fields
+from unimem.memory.registry import DIMENSIONS, option_class, option_fields
 from unimem.memory.settings import MemorySettings
 from unimem.paths import config_root
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from unimem.config import Config, ConfigError, canonical, check, compose_node, resolve
 from unimem.data.settings import DataSettings, TokenizedSettings
 from unimem.data.tokenizer import holds_tokenizer
-from unimem.memory.plan import DIMENSIONS
+from unimem.memory.registry import DIMENSIONS
 from unimem.memory.settings import flat_knobs
 from unimem.studies.cells import parse
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from unimem.memory.plan import DIMENSIONS
+from unimem.memory.registry import DIMENSIONS
 from unimem.reference import COMMANDS, GROUPS, Choice, Setting, choices, settings
 
 INTRODUCTION = """\

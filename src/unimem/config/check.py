@@ -15,7 +15,7 @@ from unimem.config.composition import compose_node
 from unimem.config.errors import ConfigError, report
 from unimem.config.schema import Config
 from unimem.config.values import resolve
-from unimem.memory.plan import PlanError
+from unimem.memory.registry import PlanError
 from unimem.memory.settings import MemorySettings
 from unimem.memory.unread import unread
 from unimem.settings import (

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from unimem.config.values import leaves, plain
 from unimem.interpolation import refusal
-from unimem.memory.plan import DIMENSIONS
+from unimem.memory.registry import DIMENSIONS
 from unimem.overrides import quoted, shown
 from unimem.paths import config_root, own_config
 from unimem.yaml_file import load_yaml

@@ -15,7 +15,7 @@ from unimem.config.errors import ConfigError, report
 from unimem.config.schema import SETTINGS
 from unimem.interpolation import guarded, refusal
 from unimem.memory.depth import Place, in_order
-from unimem.memory.plan import DIMENSIONS, field_types, known_option
+from unimem.memory.registry import DIMENSIONS, field_types, known_option
 from unimem.memory.settings import unused_knobs, usual
 from unimem.settings import (
     as_declared,

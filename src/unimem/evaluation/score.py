@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from unimem.data.documents import Documents
 from unimem.data.stream import NO_TARGET, SegmentBatch, SegmentStream
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.layer import AttentionObserver, MemoryControl
 from unimem.model.precision import computing
 from unimem.model.segments import segment_nll

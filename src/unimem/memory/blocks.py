@@ -42,7 +42,7 @@ def representatives(
     if "mark" in memory.notes:
         represents = represents & (memory.notes["mark"] > 0)
     elif number is not None:
-        got = memory.notes["home"]  # [B, H, M]
+        got = memory.notes["received_own_segment"]  # [B, H, M]
         number_of = block.where(memory.valid, -1)[:, None].expand_as(got)
         rank = _rank(got.flatten(0, 1), number_of.flatten(0, 1)).view_as(got)
         represents = represents & (rank < number)

@@ -1,48 +1,26 @@
-"""From the names and budgets of a configuration to the options that each layer runs with.
-
-`memory.<dimension>.<option>` names the one option class in `unimem/memory/<dimension>/<option>.py`.
-"""
+"""The options that each layer runs with, built from the names and budgets of a configuration."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property, reduce
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, cast
 
 from unimem.memory.injection.base import Injection
 from unimem.memory.management.base import Management
-from unimem.memory.option import Chosen, Fusion, Local, Option
+from unimem.memory.option import Fusion, Local, Option
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Reading
+from unimem.memory.registry import Choice, PlanError, build
+from unimem.memory.rules import Chosen
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
-from unimem.paths import own_config
 from unimem.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unimem.memory.state import Memory, Segment
-
-DIMENSIONS = ("management", "writing", "reading", "injection")
-
-Choice = Mapping[str, Any]
-"""The chosen options of one dimension: option name -> its fields, or its only field's value."""
-
-
-class PlanError(ValueError):
-    """Options that do not fit; `problems` holds one line each."""
-
-    def __init__(self, problems: Sequence[str]):
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,130 +212,6 @@ class MemoryPlan:
                 own = option.weight_shapes(kv_heads, head_size)
                 shapes |= {f"layers.{layer}.{name}": shape for name, shape in own.items()}
         return shapes
-
-
-def option_names(dimension: str) -> list[str]:
-    """List the options of a dimension, those of the user's own folder too."""
-    files = [*(Path(__file__).parent / dimension).glob("*.py")]
-    if own := own_config():
-        files += (own / _own_folder(dimension)).glob("*.py")
-    return sorted(file.stem for file in files if file.stem not in ("__init__", "base"))
-
-
-def _own_folder(dimension: str) -> str:
-    """Name a dimension's folder in the user's own; a scheme is no group of configurations."""
-    return dimension if dimension == "positions" else f"memory.{dimension}"
-
-
-def option_class(dimension: str, name: str) -> type[Any]:
-    """Return the class of an option; it is the only one that its file defines."""
-    module = _own_module(dimension, name) or import_module(f"unimem.memory.{dimension}.{name}")
-    (found,) = (
-        member
-        for member in vars(module).values()
-        if isinstance(member, type) and member.__module__ == module.__name__
-    )
-    return found
-
-
-def known_option(dimension: str, name: str) -> bool:
-    """Whether there is such an option."""
-    return name in option_names(dimension)
-
-
-def field_types(dimension: str, name: str) -> dict[str, Any]:
-    """Return the types of an option's fields, which are the knobs that it declares."""
-    declared = option_class(dimension, name)
-    hints = get_type_hints(declared, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(declared)}
-
-
-def _own_module(dimension: str, name: str) -> ModuleType | None:
-    """Load an option's file from the user's own folder, once; None if it is not there."""
-    own = own_config()
-    file = None if own is None else own / _own_folder(dimension) / f"{name}.py"
-    if file is None or not file.is_file():
-        return None
-    loaded = f"{own}:{dimension}.{name}"
-    if loaded not in sys.modules:
-        spec = spec_from_file_location(loaded, file)
-        assert spec is not None and spec.loader is not None
-        module = module_from_spec(spec)
-        sys.modules[loaded] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[loaded]
-            raise
-    return sys.modules[loaded]
-
-
-def option_fields(dimension: str, name: str, given: Any) -> dict[str, Any]:
-    """Spell out the fields that a configuration gives for an option."""
-    if isinstance(given, Mapping):
-        return dict(cast(Mapping[str, Any], given))
-    declared = fields(option_class(dimension, name))
-    if len(declared) != 1:
-        names = " ".join(f"memory.{field.name}=..." for field in declared) or "none"
-        raise PlanError(
-            [f"memory.{dimension}.{name}={given!r} is not a value of it; its settings: {names}"]
-        )
-    return {declared[0].name: given}
-
-
-def build(dimension: str, choice: Choice, place: int = 0, count: int | None = None) -> list[Any]:
-    """Build the chosen options of a dimension for the injected layer `place` of `count`.
-
-    A budget may be a list with one entry for each injected layer; how many there are is not
-    checked while `count` is unknown. Raises `PlanError` with every
-    problem at once, under the flat names that a user sets.
-    """
-    built: list[Any] = []
-    problems: list[str] = []
-    for name, given in choice.items():
-        values = option_fields(dimension, name, given)
-        listed = cast(type[Option], option_class(dimension, name)).list_fields
-        if dimension != "injection":
-            for key, value in values.items():
-                if not isinstance(value, list):
-                    continue
-                entries = cast(list[Any], value)
-                if key in listed and not (entries and isinstance(entries[0], list)):
-                    continue
-                if dimension == "writing" or not entries:
-                    problems.append(
-                        f"memory.{key}={entries}: give one number"
-                        + (", for every layer writes alike" if dimension == "writing" else "")
-                    )
-                    values[key] = entries[0] if entries else 1
-                    continue
-                if count is not None and len(entries) != count:
-                    problems.append(
-                        f"memory.{key}={entries} has {counted(len(entries), 'entry', 'entries')} "
-                        f"for {counted(count, 'layer')} with memory; give one number, or one for "
-                        "each layer"
-                    )
-                values[key] = entries[place] if place < len(entries) else entries[0]
-        try:
-            built.append(option_class(dimension, name)(**values))
-        except ValidationError as error:
-            for item in error.errors():
-                path = _flat_name(dimension, name, [str(part) for part in item["loc"]])
-                if item["type"] == "missing":
-                    problems.append(
-                        f"memory.{dimension}={name} needs {path}, which no option chosen declares; "
-                        f"set it with +{path}=..."
-                    )
-                    continue
-                message = item["msg"].removeprefix("Value error, ")
-                problems.append(f"{path}: {message} (got {item['input']!r})")
-    if problems:
-        raise PlanError(problems)
-    return built
-
-
-def _flat_name(dimension: str, name: str, loc: list[str]) -> str:
-    return f"memory.{dimension}.{name}" if dimension == "injection" else f"memory.{'.'.join(loc)}"
 
 
 def injected_layers(choice: Choice, num_layers: int | None) -> tuple[int, ...]:

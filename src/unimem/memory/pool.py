@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from unimem.memory.option import at_least_float32
+from unimem.memory.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,12 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from unimem.memory.option import Fusion, Local
-from unimem.memory.plan import (
+from unimem.memory.plan import MemoryPlan, injected_layers, make_plan
+from unimem.memory.registry import (
     DIMENSIONS,
     Choice,
-    MemoryPlan,
     PlanError,
-    injected_layers,
     known_option,
-    make_plan,
     option_class,
     option_fields,
     option_names,

@@ -1,7 +1,7 @@
-"""The values that travel: a layer's memory, a segment finished or open, soft tokens, and the bank.
+"""What a layer remembers, and the finished segment that is written into it.
 
-Shapes: B rows, G key-value heads, M slots, D head size, n soft tokens, K kept
-states, E hidden size, R text tokens of an open segment.
+Shapes: B rows, H query heads, G key-value heads, S slots, N tokens of a segment with inserted
+ones, D head size, K picks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,28 +27,28 @@ def _none_listed() -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one layer remembers, oldest slot first.
+    """The memory of one layer: slots, oldest first.
 
-    keys [B, G, M, D] are stored before rotary embedding and at the model's own number of key-value
-    heads; values [B, G, M, D]; positions [B, M] are places in the document, negative for a free
-    slot, or [B, G, M] once heads keep different tokens. Free slots come first (a row that was reset
-    has fewer used ones than its neighbours), but for the padding of a document's last segment,
-    behind which the row starts afresh.
-
-    notes [B, 1 or G, M], `home` [B, H, M] of H query heads, say more of each slot, by name, and are
-    constants to the gradient: `received`, `home` and `last` are attention (see `Option.observes`),
-    `block` is the place of the first token of a slot's block, `mark` is 1 for a block's landmark,
-    `tier` 1 for a slot that was compressed, `surprise` is a token's loss. matrix [B, G, D, D + 1],
-    float32 at least, is an associative memory: its last column the normaliser. `buffer` is where
-    keys and values lie if there is space behind them.
+    Free slots stand before used ones (a row that was reset has fewer used ones than its
+    neighbours), except for the padding of a document's last segment.
     """
 
     keys: Tensor
+    """Un-rotated keys [B, G, S, D], with the model's own number of key-value heads."""
     values: Tensor
+    """[B, G, S, D]."""
     positions: Tensor
+    """Positions in the document [B, S], negative for a free slot; [B, G, S] once heads keep
+    different tokens."""
     notes: Mapping[str, Tensor] = field(default_factory=_none_named)
+    """What options note of each slot, by name [B, 1 or G or H, S]; constants to the gradient.
+    `received`, `received_own_segment` [B, H, S] and `last` are attention (see `Option.observes`);
+    `block` is the position of the first token of the slot's block, `mark` is 1 for a landmark,
+    `tier` 1 for a compressed slot, `surprise` is the token's loss."""
     matrix: Tensor | None = None
+    """An associative memory [B, G, D, D + 1], float32 at least; its last column normalises."""
     buffer: KVBuffer | None = field(default=None, repr=False, compare=False)
+    """Where keys and values lie, if there is space behind them."""
 
     @classmethod
     def empty(cls, like: Tensor) -> "Memory":
@@ -59,7 +59,7 @@ class Memory:
 
     @property
     def places(self) -> Tensor:
-        """The positions [B, 1 or G, M]."""
+        """The positions [B, 1 or G, S]."""
         return self.positions if self.positions.ndim == 3 else self.positions[:, None]
 
     @property
@@ -69,7 +69,7 @@ class Memory:
 
     @property
     def used(self) -> Tensor:
-        """Which slots are used [B, 1 or G, M]."""
+        """Which slots are used [B, 1 or G, S]."""
         return self.places >= 0
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ class Memory:
         return self._map(lambda x, dim: x.index_select(dim, index))
 
     def keep(self, chosen: Tensor, size: int) -> "Memory":
-        """Keep of the slots where `chosen` [B, 1 or G, M] is true the newest `size`, in order.
+        """Keep of the slots where `chosen` [B, 1 or G, S] is true the newest `size`, in order.
 
         Heads that choose differently hold different tokens from then on.
         """
@@ -129,7 +129,7 @@ class Memory:
         return replace(picked, positions=positions[:, 0] if positions.shape[1] == 1 else positions)
 
     def noted(self, **notes: Tensor) -> "Memory":
-        """Set notes [B, 1 or G, M]."""
+        """Set notes [B, 1 or G, S]."""
         return replace(self, notes={**self.notes, **notes})
 
     def forget(self, rows: Tensor) -> "Memory":
@@ -267,20 +267,20 @@ def _behind(older: Tensor, newer: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A finished segment, as the options of one layer see it.
-
-    tokens are its text and what writing inserted into it, in the order of the sequence, at their
-    places; padding stands at `FREE`. text_at and inserted_at say where among them the ones and the
-    others stand. queries [B, H, N, D] are un-rotated. weights are those that the layer's options
-    declare; what they put into losses is added to the training loss.
-    """
+    """A finished segment, as the options of one layer see it."""
 
     tokens: Memory
+    """Its text and inserted tokens, in order; padding has the position `FREE`."""
     text_at: Tensor
+    """Indices of the text among the tokens."""
     inserted_at: Tensor
+    """Indices of the inserted tokens."""
     queries: Tensor
+    """Un-rotated queries [B, H, N, D]."""
     weights: Mapping[str, Tensor] = field(default_factory=_none_named)
+    """The weights that the layer's options declare, by name."""
     losses: list[Tensor] = field(default_factory=_none_listed)
+    """Options append losses here, which are added to the training loss."""
 
     @property
     def real(self) -> Tensor:
@@ -296,226 +296,3 @@ class Segment:
     def summary(self) -> Memory:
         """The inserted tokens alone."""
         return self.tokens.take(self.inserted_at)
-
-
-@dataclass(frozen=True, slots=True)
-class SoftMemory:
-    """Summaries kept as soft tokens at the input, newest last.
-
-    states [B, K, n, E] hold the last K segments' summaries, counts [B] how many of them are real.
-    """
-
-    states: Tensor
-    counts: Tensor
-
-    @classmethod
-    def empty(cls, batch: int, kept: int, learned: Tensor) -> "SoftMemory":
-        """Return no summaries; `learned` [n, E] tells size, dtype and device."""
-        counts = torch.zeros(batch, dtype=torch.long, device=learned.device)
-        return cls(learned.new_zeros(batch, kept, *learned.shape), counts)
-
-    def append(self, summary: Tensor, kept: int | None) -> "SoftMemory":
-        """Keep `summary` [B, n, E] as the newest state, and of all the newest `kept`, or all."""
-        states = torch.cat([self.states, summary[:, None].to(self.states.dtype)], 1)
-        counts = self.counts + 1 if kept is None else (self.counts + 1).clamp_max(kept)
-        return SoftMemory(states[:, states.shape[1] - (kept or int(counts.max())) :], counts)
-
-    def forget(self, rows: Tensor) -> "SoftMemory":
-        """Lose every summary of the rows where `rows` [B] is true."""
-        return replace(self, counts=self.counts.masked_fill(rows, 0))
-
-    @classmethod
-    def join(cls, parts: "Sequence[SoftMemory]") -> "SoftMemory":
-        """Put the rows of several behind each other."""
-        kept = max(part.states.shape[1] for part in parts)
-
-        def states(part: SoftMemory) -> Tensor:
-            x = part.states
-            return torch.cat([x.new_zeros(len(x), kept - x.shape[1], *x.shape[2:]), x], 1)
-
-        return cls(
-            torch.cat([states(part) for part in parts]), torch.cat([part.counts for part in parts])
-        )
-
-    def rows(self, index: Tensor) -> "SoftMemory":
-        """Take the summaries of the rows `index` [B'], in that order."""
-        return SoftMemory(self.states[index], self.counts[index])
-
-    def detach(self) -> "SoftMemory":
-        """Cut the gradient."""
-        return replace(self, states=self.states.detach())
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSegment:
-    """The text of each row's segment that is not full yet, and so not in memory.
-
-    tokens [B, R] are ids, 0 behind the `lengths` [B] that are real.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def empty(cls, batch: int, device: torch.device | str = "cpu") -> "OpenSegment":
-        """Return the open segment of rows that stand at a segment's start."""
-        nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
-        return cls(nothing, nothing.new_zeros(batch))
-
-    @classmethod
-    def join(cls, parts: "Sequence[OpenSegment]") -> "OpenSegment":
-        """Put the rows of several behind each other."""
-        width = max(part.tokens.shape[1] for part in parts)
-
-        def padded(x: Tensor) -> Tensor:
-            return torch.cat([x, x.new_zeros(len(x), width - x.shape[1])], 1)
-
-        return cls(
-            torch.cat([padded(part.tokens) for part in parts]),
-            torch.cat([part.lengths for part in parts]),
-        )
-
-    def forget(self, rows: Tensor) -> "OpenSegment":
-        """Lose the text of the rows where `rows` [B] is true."""
-        return OpenSegment(
-            self.tokens.masked_fill(rows[:, None], 0), self.lengths.masked_fill(rows, 0)
-        )
-
-    def rows(self, index: Tensor) -> "OpenSegment":
-        """Take the rows `index` [B'], in that order."""
-        return OpenSegment(self.tokens[index], self.lengths[index])
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryBank:
-    """Everything that passes from one segment to the next, and the text of an open segment.
-
-    layers maps a layer's index (from 0) to its memory; soft is present when summaries are fed back
-    at the input; position [B] is the place in its document of each row's next segment, tokens that
-    writing inserted counted; hidden [B, E] is the final hidden state of each row's last token
-    before that segment, which predicts the segment's first token (NaN where there is none). `open`
-    is what `unimem.read` has read of that segment so far; None if nothing: memory holds whole
-    segments only.
-    """
-
-    position: Tensor
-    layers: Mapping[int, Memory] = field(default_factory=dict[int, Memory])
-    soft: SoftMemory | None = None
-    hidden: Tensor | None = None
-    open: OpenSegment | None = None
-
-    @classmethod
-    def empty(cls, batch: int, device: torch.device | str = "cpu") -> "MemoryBank":
-        """Return the bank that every document starts with."""
-        return cls(torch.zeros(batch, dtype=torch.long, device=device))
-
-    @classmethod
-    def join(cls, parts: "Sequence[MemoryBank]") -> "MemoryBank":
-        """Put the rows of several banks of one model behind each other."""
-        device = parts[0].position.device
-        found = {layer: memory for part in parts for layer, memory in part.layers.items()}
-
-        def memory(part: MemoryBank, layer: int) -> Memory:
-            if layer in part.layers:
-                return part.layers[layer]
-            keys = found[layer].keys
-            return Memory.empty(keys.new_zeros(len(part.position), *keys.shape[1:]))
-
-        def soft(part: MemoryBank, like: SoftMemory) -> SoftMemory:
-            rows = len(part.position)
-            return part.soft or SoftMemory.empty(rows, like.states.shape[1], like.states[0, 0])
-
-        def hidden(part: MemoryBank, like: Tensor) -> Tensor:
-            none = like.new_full((len(part.position), like.shape[1]), torch.nan)
-            return none if part.hidden is None else part.hidden
-
-        summaries = next((part.soft for part in parts if part.soft is not None), None)
-        states = next((part.hidden for part in parts if part.hidden is not None), None)
-        opened = [part.open or OpenSegment.empty(len(part.position), device) for part in parts]
-        return cls(
-            torch.cat([part.position for part in parts]),
-            {layer: Memory.join([memory(p, layer) for p in parts]) for layer in sorted(found)},
-            None if summaries is None else SoftMemory.join([soft(p, summaries) for p in parts]),
-            None if states is None else torch.cat([hidden(part, states) for part in parts]),
-            OpenSegment.join(opened) if any(part.open is not None for part in parts) else None,
-        )
-
-    def forget(self, rows: Tensor) -> "MemoryBank":
-        """Start the rows where `rows` [B] is true afresh; the others keep all they have."""
-        hidden = self.hidden
-        if hidden is not None:  # nothing predicts a document's first token
-            hidden = hidden.masked_fill(rows[:, None], torch.nan)
-        return MemoryBank(
-            self.position.masked_fill(rows, 0),
-            {layer: memory.forget(rows).compact() for layer, memory in self.layers.items()},
-            None if self.soft is None else self.soft.forget(rows),
-            hidden,
-            None if self.open is None else self.open.forget(rows),
-        )
-
-    def rows(self, index: Tensor) -> "MemoryBank":
-        """Take the rows `index` [B'], in that order."""
-        return MemoryBank(
-            self.position[index],
-            {layer: memory.rows(index) for layer, memory in self.layers.items()},
-            None if self.soft is None else self.soft.rows(index),
-            None if self.hidden is None else self.hidden[index],
-            None if self.open is None else self.open.rows(index),
-        )
-
-    def replaced(self, index: Tensor, newer: "MemoryBank") -> "MemoryBank":
-        """Put the rows of `newer` in the place of the rows `index` [B']."""
-        count = len(self.position)
-        kept = torch.ones(count, dtype=torch.bool, device=index.device)
-        kept[index] = False
-        others = kept.nonzero()[:, 0]
-        if not len(others):
-            return newer.rows(index.argsort())
-        order = torch.cat([others, index]).argsort()
-        return MemoryBank.join([self.rows(others), newer]).rows(order)
-
-    def detach(self) -> "MemoryBank":
-        """Cut the gradient of everything."""
-        return MemoryBank(
-            self.position,
-            {layer: memory.detach() for layer, memory in self.layers.items()},
-            None if self.soft is None else self.soft.detach(),
-            None if self.hidden is None else self.hidden.detach(),
-            self.open,
-        )
-
-    def bytes_per_row(self) -> int:
-        """Size of what one row remembers, in bytes; an open segment's text is not counted."""
-        tensors: list[Tensor] = []
-        for memory in self.layers.values():
-            tensors += [memory.keys, memory.values, memory.positions, *memory.notes.values()]
-            tensors += [] if memory.matrix is None else [memory.matrix]
-        if self.soft is not None:
-            tensors.append(self.soft.states)
-        return sum(t.numel() * t.element_size() for t in tensors) // len(self.position)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain tensors and dicts, loadable with `weights_only=True`."""
-        return {
-            "position": self.position,
-            "layers": {i: memory.tensors() for i, memory in self.layers.items()},
-            "soft": None
-            if self.soft is None
-            else {"states": self.soft.states, "counts": self.soft.counts},
-            "hidden": self.hidden,
-            "open": None
-            if self.open is None
-            else {"tokens": self.open.tokens, "lengths": self.open.lengths},
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> "MemoryBank":
-        """Rebuild the bank that `state_dict` described; one without `open` has no open segment."""
-        opened = state.get("open")
-        return cls(
-            state["position"],
-            {i: Memory(**memory) for i, memory in state["layers"].items()},
-            None if state["soft"] is None else SoftMemory(**state["soft"]),
-            state["hidden"],
-            None if opened is None else OpenSegment(**opened),
-        )

@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 
 from unimem.attention.backend import choose
 from unimem.attention.rotary import Table
-from unimem.memory.option import at_least_float32
+from unimem.memory.bank import MemoryBank, OpenSegment, SoftMemory
 from unimem.memory.plan import LayerPlan
-from unimem.memory.state import FREE, Memory, MemoryBank, OpenSegment, SoftMemory
+from unimem.memory.state import FREE, Memory
+from unimem.memory.tensors import at_least_float32
 from unimem.model.attach import AttachedMemory, attached
 from unimem.model.context import segment_layout
 from unimem.model.layer import AttentionObserver, MemoryControl, SegmentContext, causal, neighbours

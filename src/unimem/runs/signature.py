@@ -13,7 +13,7 @@ from unimem.data.documents import Corpus
 from unimem.data.settings import DataSettings
 from unimem.integrity import file_sha256
 from unimem.memory.depth import layers_at
-from unimem.memory.plan import DIMENSIONS, option_class
+from unimem.memory.registry import DIMENSIONS, option_class
 from unimem.paths import own_config
 from unimem.runs.continued import WITHOUT_EFFECT
 from unimem.runs.folder import MODEL

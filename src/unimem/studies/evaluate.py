@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from unimem.config import Config, ConfigError, compose_node
-from unimem.memory.plan import DIMENSIONS
+from unimem.memory.registry import DIMENSIONS
 from unimem.studies.bases import Bases, is_setting, under
 from unimem.studies.cells import Cell, Draft, lines_of
 from unimem.studies.grid import Combination, varied

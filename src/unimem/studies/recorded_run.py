@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from unimem.config import ConfigError, compose_node, resolve
 from unimem.data.tokenizer import holds_tokenizer
-from unimem.memory.plan import DIMENSIONS
+from unimem.memory.registry import DIMENSIONS
 from unimem.memory.settings import flat_knobs
 from unimem.overrides import literal
 from unimem.paths import config_root

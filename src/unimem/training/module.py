@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from unimem.data.stream import NO_TARGET, SegmentBatch
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import checkpoint_activations
 from unimem.model.segments import segment_nll
 from unimem.settings import TrainerSettings

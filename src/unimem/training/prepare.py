@@ -15,7 +15,8 @@ from unimem.data.build import build_corpus
 from unimem.data.documents import Corpus, Documents
 from unimem.evaluation.run import remembers
 from unimem.evaluation.sample import Sample
-from unimem.memory.plan import DIMENSIONS, MemoryPlan
+from unimem.memory.plan import MemoryPlan
+from unimem.memory.registry import DIMENSIONS
 from unimem.memory.unread import unread
 from unimem.model.attach import attach, attached
 from unimem.model.load import load_model

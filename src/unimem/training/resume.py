@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from unimem.memory.state import MemoryBank
+from unimem.memory.bank import MemoryBank
 from unimem.model.attach import attached
 from unimem.runs.environment import numerics, variables, versions
 from unimem.runs.signature import code_digest

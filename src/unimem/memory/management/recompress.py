@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, final
 from pydantic import Field
 
 from unimem.memory.management.base import Management
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.pool import Pool, Pooler, kernel_shapes
+from unimem.memory.rules import Chosen
 
 if TYPE_CHECKING:
     from torch import Tensor

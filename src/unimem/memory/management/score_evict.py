@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 from pydantic import Field
 
 from unimem.memory.management.base import Management
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
+from unimem.memory.rules import Chosen
 
 if TYPE_CHECKING:
     from unimem.memory.state import Memory, Segment

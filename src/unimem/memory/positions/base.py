@@ -11,7 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from unimem.memory.option import Option, repeat_kv
+from unimem.memory.option import Option
+from unimem.memory.tensors import repeat_kv
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, final
 
-from unimem.memory.option import Chosen, option, repeat_kv
+from unimem.memory.option import option
 from unimem.memory.positions.base import Frame, Positions, Rotation
+from unimem.memory.rules import Chosen
+from unimem.memory.tensors import repeat_kv
 
 if TYPE_CHECKING:
     from torch import Tensor

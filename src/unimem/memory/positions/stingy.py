@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, final
 from pydantic import Field
 
 from unimem.memory.blocks import blocks
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.positions.base import Frame, Positions, Rotation
+from unimem.memory.rules import Chosen
 
 if TYPE_CHECKING:
     from torch import Tensor

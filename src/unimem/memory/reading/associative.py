@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, final
 
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.reading.base import Reading, Selection, View
+from unimem.memory.rules import Chosen
 
 
 @final

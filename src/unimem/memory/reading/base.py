@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
-from unimem.memory.option import Option, at_least_float32, full_precision, repeat_kv
+from unimem.memory.option import Option
+from unimem.memory.tensors import full_precision, repeat_kv, to_unit_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,15 +103,9 @@ class View:
         So the query is rotated and the key is not under memory.positions=zero, as in Extended Mind;
         neither is under `none`.
         """
-        query, keys = unit(self.query), unit(self.memory.keys)
+        query, keys = to_unit_length(self.query), to_unit_length(self.memory.keys)
         with full_precision(query):
             return self.positions.score(query, keys, self.memory, self.frame) / self.frame.gain
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale vectors to length 1, in float32 at least, as constants."""
-    x = at_least_float32(x.detach())
-    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 class Search(NamedTuple):

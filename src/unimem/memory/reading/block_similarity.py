@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 from pydantic import Field
 
 from unimem.memory.blocks import blocks, representatives
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.reading.base import Reading, Selection, View
+from unimem.memory.rules import Chosen
 from unimem.words import counted
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class BlockSimilarity(Reading):
     @property
     def observes(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The attention from the own segment, if representatives are chosen by it."""
-        return frozenset() if self.representatives is None else frozenset({"home"})
+        return frozenset() if self.representatives is None else frozenset({"received_own_segment"})
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse heads that hold different tokens, and blocks parted from their landmarks."""

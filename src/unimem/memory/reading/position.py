@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import option, repeat_kv
+from unimem.memory.option import option
 from unimem.memory.reading.base import PlaceReading, Selection, View
+from unimem.memory.tensors import repeat_kv
 
 if TYPE_CHECKING:
     from torch import Tensor

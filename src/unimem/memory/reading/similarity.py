@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.reading.base import Reading, Search, Selection, View
+from unimem.memory.rules import Chosen
 from unimem.words import counted
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
 from unimem.memory.reading.base import PlaceReading
+from unimem.memory.rules import Chosen
 
 if TYPE_CHECKING:
     from torch import Tensor

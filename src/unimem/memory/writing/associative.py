@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, final
 
-from unimem.memory.option import at_least_float32, full_precision, option
+from unimem.memory.option import option
+from unimem.memory.tensors import at_least_float32, full_precision
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:

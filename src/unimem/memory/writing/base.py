@@ -10,7 +10,8 @@ from unimem.memory.option import Option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimem.memory.state import Memory, Segment, SoftMemory
+    from unimem.memory.bank import SoftMemory
+    from unimem.memory.state import Memory, Segment
 
 
 class Writing(Option, ABC):

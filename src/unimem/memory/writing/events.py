@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, at_least_float32, option
+from unimem.memory.option import option
+from unimem.memory.rules import Chosen
+from unimem.memory.tensors import at_least_float32
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:

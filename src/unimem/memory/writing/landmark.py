@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from pydantic import Field
 
-from unimem.memory.option import Chosen, option
+from unimem.memory.option import option
+from unimem.memory.rules import Chosen
 from unimem.memory.writing.base import LayerWriting
 
 if TYPE_CHECKING:

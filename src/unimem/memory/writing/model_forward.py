@@ -12,7 +12,7 @@ from unimem.memory.writing.base import InputWriting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimem.memory.state import SoftMemory
+    from unimem.memory.bank import SoftMemory
 
 
 @final
