@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +22,48 @@ MOST_VALUES = 1_000
 MOST_NESTED = 20
 MOST_DIGITS = 300
 """What one argument holds at most. Hydra's parser takes minutes for more, or does not return."""
+
+
+class Overrides(Mapping[str, Override]):
+    """Parsed overrides, each under its name, in order; of two of one name the later one counts."""
+
+    def __init__(self, parsed: Iterable[Override] = ()):
+        self._parsed = {override.key_or_group: override for override in parsed}
+
+    def __getitem__(self, name: str) -> Override:
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed)
+
+    def __len__(self) -> int:
+        return len(self._parsed)
+
+    def __or__(self, others: "Overrides") -> "Overrides":
+        return Overrides([*self.values(), *others.values()])
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The overrides as they are written."""
+        return tuple(map(text_of, self.values()))
+
+    def under(self, names: Collection[str]) -> "Overrides":
+        """Return the overrides of these settings, and of those below them."""
+        return Overrides(o for key, o in self.items() if is_under(key, names))
+
+    def without(self, names: Collection[str]) -> "Overrides":
+        """Return the overrides of other settings than these and those below them."""
+        return Overrides(o for key, o in self.items() if not is_under(key, names))
+
+
+def text_of(override: Override) -> str:
+    """Return an override as it is written."""
+    return override.input_line or ""
+
+
+def is_under(key: str, names: Collection[str]) -> bool:
+    """Whether a setting is one of these, or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def quoted(text: str) -> str:

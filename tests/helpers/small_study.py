@@ -46,8 +46,10 @@ def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(study)
     for cell in study.cells:
         if cell.label != LEFT_OUT:
-            _train(*cell.overrides, f"output={output}", "study=cells", f"name={cell.folder.name}")
-    _train(*study.cells[0].overrides, f"output={output}", "name=alone")
+            _train(
+                *cell.overrides.lines, f"output={output}", "study=cells", f"name={cell.folder.name}"
+            )
+    _train(*study.cells[0].overrides.lines, f"output={output}", "name=alone")
     return output
 
 

@@ -5,7 +5,7 @@ from studies.conftest import BASE, CELLS, TINY
 
 from unimem.config import ConfigError, compose, compose_node, resolve
 from unimem.runs.signature import data_digest, signature
-from unimem.studies.cells import SweepOptions, lines_of, make_cell, parse, read_options
+from unimem.studies.cells import SweepOptions, make_cell, parse, read_options
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def test_a_cell_is_signed_and_has_a_folder_of_its_own(options, tmp_path):
     assert (
         cell.folder == tmp_path / "cells" / f"transformer_xl-2x16-markov-s0-{cell.signature[:12]}"
     )
-    assert (cell.label, cell.overrides, cell.base, cell.problem) == ("it", TINY, None, "")
+    assert (cell.label, cell.overrides.lines, cell.base, cell.problem) == ("it", TINY, None, "")
 
 
 def test_a_cell_is_named_by_the_shape_of_the_model_that_all_began_with(options):
@@ -40,8 +40,8 @@ def test_what_an_experiment_says_of_a_model_from_scratch_is_left_out_with_a_base
     cell = make_cell("b", ["experiment=quickstart_markov"], options, base)
     assert cell.config.model.kind == "pretrained" and cell.config.num_layers() == 2
     assert cell.config.model.learning_rate == base.config.model.learning_rate == 2e-3
-    assert "~model.hidden_size" in cell.overrides
-    assert resolve(compose_node("train", cell.overrides))["model"].keys() == {
+    assert "~model.hidden_size" in cell.overrides.lines
+    assert resolve(compose_node("train", cell.overrides.lines))["model"].keys() == {
         "kind", "name", "revision", "num_layers", "dtype", "tokenizer", "parameters",
         "sliding_window", "learning_rate",
     }  # fmt: skip
@@ -63,6 +63,15 @@ def test_options_are_what_the_command_itself_is_told(tmp_path):
 
 
 def test_overrides_are_kept_as_they_are_written():
-    assert lines_of(["a=1", "+b.c='x y'", "~d", "a=2"]) == {
-        "a": "a=2", "b.c": "+b.c='x y'", "d": "~d"
-    }  # fmt: skip
+    found = parse(["a=1", "+b.c='x y'", "~d", "a=2"])
+    assert [*found] == ["a", "b.c", "d"]
+    assert found.lines == ("a=2", "+b.c='x y'", "~d")
+
+
+def test_overrides_are_parted_by_name():
+    found = parse(["memory.size=1", "memory.reading=all", "memory_size=2", "seed=3"])
+    assert found.under(("memory",)).lines == ("memory.size=1", "memory.reading=all")
+    assert found.without(("memory", "seed")).lines == ("memory_size=2",)
+    assert (found | parse(["seed=4", "data=urn"])).lines == (
+        "memory.size=1", "memory.reading=all", "memory_size=2", "seed=4", "data=urn"
+    )  # fmt: skip

@@ -30,7 +30,7 @@ def record(folder: Path, cell: Cell, *overrides: str, training: float, rest: flo
     """Write what a run of the cell's settings, but for some, would have recorded."""
     work = work_of(cell, 0)
     assert work is not None
-    config = resolve(compose_node("train", [*cell.overrides, *overrides])) | {"name": "a"}
+    config = resolve(compose_node("train", [*cell.overrides.lines, *overrides])) | {"name": "a"}
     result = {
         "config": config, "parameters": work.parameters, "steps": config["trainer"]["max_steps"],
         "seconds": training + rest, "training_seconds": training,

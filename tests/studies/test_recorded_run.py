@@ -59,7 +59,7 @@ def test_every_kind_of_cell_is_composed_again(tmp_path):
     based = expand([*CELLS, study_file(tmp_path, base + vary)])
     evaluated = expand([*CELLS, study_file(tmp_path, base + vary), "study.mode=evaluate"])
     for cell in (*plain, *based.runs, *evaluated.cells):
-        recorded = record(*cell.overrides)
+        recorded = record(*cell.overrides.lines)
         composed = again(recorded)
         assert composed | {"name": "a"} == recorded
 

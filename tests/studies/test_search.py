@@ -67,7 +67,7 @@ class Instant:
             return Over(1)
         result = {
             "signature": cell.signature,
-            "config": recorded(cell.overrides),
+            "config": recorded(cell.overrides.lines),
             "corpus": {"digest": data_digest(cell.config.data)},
             "evaluation": {"scores": {"own": {"nll": loss, "perplexity": 2.0}}},
             "state_bytes_per_row": cell.config.memory.flat()["memory.size"],

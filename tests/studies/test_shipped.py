@@ -3,9 +3,10 @@
 import pytest
 
 from unimem.config import compose
+from unimem.overrides import text_of
 from unimem.paths import config_root
 from unimem.results.claims.statements import read_checks
-from unimem.studies.cells import SweepOptions, is_option, parse
+from unimem.studies.cells import SweepOptions
 from unimem.studies.grid import values
 from unimem.studies.study import MODE
 from unimem.studies.study_file import BaseStudy, read_study_file
@@ -29,11 +30,10 @@ def test_a_study_says_what_it_claims_at_three_scales(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_grid_composes(name, profile):
     file = read_study_file(name, profile)
-    fixed = {k: o for k, o in parse(file.fixed).items() if not is_option(SweepOptions, k)}
-    fixed.pop(MODE, None)
+    fixed = file.fixed.without((*SweepOptions.model_fields, MODE))
     if isinstance(file.base, BaseStudy):
         return  # its cells are those of a study that is read here too
     for grid in file.grids:
-        lines = [values(override)[0] for override in (fixed | parse(grid)).values()]
+        lines = [text_of(values(override)[0]) for override in (fixed | grid).values()]
         config = compose(f"profile={profile}", *lines)
         config.memory.plan(config.num_layers())

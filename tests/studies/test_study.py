@@ -113,7 +113,7 @@ def test_the_first_profile_is_the_default(tmp_path):
     assert study.options.study == "a" and study.fields["profile"] == "cpu"
     assert len(study.cells) == 4 and not study.bases
     for cell in study.cells:
-        assert cell.overrides[0] == "profile=cpu"
+        assert cell.overrides.lines[0] == "profile=cpu"
         assert cell.config.model.kind == "scratch"
         assert cell.config.memory.flat()["memory.size"] == 200
         # the profile's own settings, then the file's, then the command line's
@@ -133,7 +133,7 @@ def test_another_profile_has_a_folder_of_its_own_and_reaches_the_base(tmp_path):
     assert study.options.study == "a-tinyllama" and study.fields["profile"] == "tinyllama"
     (cell,) = study.cells
     (base,) = study.bases
-    assert base.overrides[0] == cell.overrides[0] == "profile=tinyllama"
+    assert base.overrides.lines[0] == cell.overrides.lines[0] == "profile=tinyllama"
     assert base.config.model.name.startswith("TinyLlama/")
     assert (cell.config.num_layers(), cell.config.trainer.learning_rate) == (22, 1e-5)
     assert cell.config.memory.flat()["memory.size"] == 300

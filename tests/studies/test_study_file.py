@@ -21,7 +21,7 @@ def test_literal_is_what_hydra_reads_back(value):
 @pytest.mark.parametrize("name", ["quickstart_markov", "quickstart_code"])
 def test_overrides_mean_what_the_file_means_to_hydra(name):
     file = config_root() / "conf" / "experiment" / f"{name}.yaml"
-    assert compose(*read_study_file(str(file)).fixed) == compose(f"experiment={name}")
+    assert compose(*read_study_file(str(file)).fixed.lines) == compose(f"experiment={name}")
 
 
 def test_fields_and_grids(tmp_path):
@@ -31,8 +31,10 @@ def test_fields_and_grids(tmp_path):
         "vary:\n- {seed: '0,1'}\n- {injection_layer: 3, seed: null}\n"
     )
     found = read_study_file(str(file))
-    assert found.fixed == ("study=a",)
-    assert found.grids == (("seed=0,1",), ("injection_layer=3", "seed=null"))
+    assert found.fixed.lines == ("study=a",)
+    assert [grid.lines for grid in found.grids] == [
+        ("seed=0,1",), ("injection_layer=3", "seed=null")
+    ]  # fmt: skip
     assert found.base == ("method=vanilla",)
     assert found.fields["claim"] == "it helps"
 
@@ -67,9 +69,10 @@ def test_a_profile_is_merged_over_the_file(tmp_path):
     one, two = read_study_file(str(file)), read_study_file(str(file), "two")
     assert one.profiles == two.profiles == ("one", "two")
     assert (one.profile, two.profile) == ("one", "two")
-    assert one.fixed == ("memory.size=1", "memory.segment_length=2", 'data.path=["a", "b"]')
-    assert two.fixed == ("memory.size=3", "memory.segment_length=2", 'data.path=["c"]')
-    assert (one.grids, two.grids) == ((("seed=1", "memory.topk=2"),), (("seed=4",),))
+    assert one.fixed.lines == ("memory.size=1", "memory.segment_length=2", 'data.path=["a", "b"]')
+    assert two.fixed.lines == ("memory.size=3", "memory.segment_length=2", 'data.path=["c"]')
+    assert [grid.lines for grid in one.grids] == [("seed=1", "memory.topk=2")]
+    assert [grid.lines for grid in two.grids] == [("seed=4",)]
     assert one.base == BaseStudy(sweeps="other") and two.base == ("method=vanilla",)
     assert two.fields["report"] == {"reference": {"seed": 1}, "checks": [{"best": {"seed": 4}}]}
 
@@ -108,7 +111,7 @@ def test_a_study_of_ones_own_has_a_name_too(tmp_path, monkeypatch, place):
     folder = tmp_path / ("sweeps" if place == "here" else "own/sweeps")
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("study: mine")
-    assert read_study_file("mine").fixed == ("study=mine",)
+    assert read_study_file("mine").fixed.lines == ("study=mine",)
     with pytest.raises(ConfigError, match="did you mean mine[?] choose from .*mine"):
         read_study_file("mien")
 
@@ -118,6 +121,6 @@ def test_a_study_that_is_not_found_is_answered_with_how_to_name_a_file(tmp_path,
     (tmp_path / "mine.yaml").write_text("study: mine")
     with pytest.raises(ConfigError, match=r"sweeps=mine is not an option.*sweeps=\./mine\.yaml"):
         read_study_file("mine")
-    assert read_study_file("./mine.yaml").fixed == ("study=mine",)
+    assert read_study_file("./mine.yaml").fixed.lines == ("study=mine",)
     with pytest.raises(ConfigError, match=r"sweeps=\./other\.yaml: there is no such file"):
         read_study_file("./other.yaml")

@@ -110,7 +110,7 @@ def _tell_best(console: Console, search: "Search", trials: "Trials") -> None:
     if not several:
         # The best of many was lucky too.
         own = [a for a in search.arguments if a.startswith("output=")]
-        confirm = ["unimem-sweep", *best[0].cell.overrides, *own, "seed=1,2,3"]
+        confirm = ["unimem-sweep", *best[0].cell.overrides.lines, *own, "seed=1,2,3"]
         tell(console, f"confirm the best with other seeds: {shlex.join(confirm)}")
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 
 from unimem.config import ConfigError
-from unimem.overrides import literal
-from unimem.runs.continued import among
+from unimem.overrides import Overrides, literal
 from unimem.studies.cells import make_draft, parse
 from unimem.studies.recorded_run import recorded_run
 
@@ -27,8 +26,7 @@ def train_on(folder: Path, given: Sequence[str]) -> str:
         folder: of the finished run.
         given: the overrides of `unimem-train` that name the finished run.
     """
-    kept = {key: line.input_line or "" for key, line in parse(given).items()}
-    kept = {key: line for key, line in kept.items() if not among(key.lstrip("+~"), LEFT_OUT)}
+    kept = parse(given).without(LEFT_OUT)
     try:
         with _beside_hydra():
             return _command(folder, kept)
@@ -39,19 +37,19 @@ def train_on(folder: Path, given: Sequence[str]) -> str:
         )
 
 
-def _command(folder: Path, kept: dict[str, str]) -> str:
+def _command(folder: Path, kept: Overrides) -> str:
     """Compose the run. Raises `ConfigError` if it cannot be."""
     base = recorded_run(folder)
     before = base.config.trainer.max_steps
-    now = make_draft("", list(kept.values()), base).config.trainer.max_steps
+    now = make_draft("", kept, base).config.trainer.max_steps
     if before is not None and now is not None and 0 < before < now:
-        kept["trainer.max_steps"] = f"trainer.max_steps={now - before}"
-    draft = make_draft("", [*kept.values(), f"name={literal(_free_name(folder))}"], base)
+        kept |= parse([f"trainer.max_steps={now - before}"])
+    draft = make_draft("", kept | parse([f"name={literal(_free_name(folder))}"]), base)
     draft.require_vocabulary()
     return "\n".join(
         [
             "start a run of another name, name=..., or train on from its weights:",
-            f"  {shlex.join(['unimem-train', *draft.overrides])}",
+            f"  {shlex.join(['unimem-train', *draft.overrides.lines])}",
             "that is a new run: it takes over the weights of the model, and of memory where they "
             "fit, and the tokenizer; the optimizer, the schedule of the learning rate, the order "
             "of documents and what memory holds start anew",

@@ -1,15 +1,15 @@
 """The runs whose weights cells start from, if a study says what they are made of."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from unimem.config import ConfigError, compose_node
+from unimem.overrides import Overrides, is_under, text_of
 from unimem.paths import config_root
 from unimem.studies.cells import Cell, Draft, SweepOptions, make_draft, parse
-from unimem.studies.grid import Combination, labels
+from unimem.studies.grid import labels
 from unimem.studies.recorded_run import recorded_run
 
 REACH_BASE = (
@@ -43,43 +43,41 @@ class Bases:
     def __init__(
         self,
         entries: Sequence[str] | None,
-        first: Sequence[str],
-        given: Mapping[str, Override],
+        first: Overrides,
+        given: Overrides,
         optional: Collection[str] = (),
     ):
         entries = entries or ()
         self._exist = bool(entries)
-        self._own = _lines([*first, *(entry for entry in entries if "=" in entry)])
+        self._own = first | _with_values([entry for entry in entries if "=" in entry])
         self._followed = [entry for entry in entries if "=" not in entry]
-        self._given = [key for key in given if under(key, REACH_BASE)]
+        self._given = given.under(REACH_BASE)
         self._optional = [*self._given, *(key for key in optional if key in self._own)]
 
     def follows(self, key: str) -> bool:
         """Whether an override of this name reaches the base."""
-        return under(key, (*self._followed, *self._given))
+        return is_under(key, (*self._followed, *self._given))
 
-    def without_model(self, combination: Combination) -> Combination:
-        """Leave out what is said of the model if it is said to the base."""
-        return {
-            key: line
-            for key, line in combination.items()
-            if key != "base" and not (under(key, ("model",)) and self.follows(key))
-        }
+    def own(self, combination: Overrides) -> Overrides:
+        """Return the overrides of the cell itself: settings of the model may be its base's."""
+        model = filter(self.follows, combination.under(("model",)))
+        return combination.without(("base", *model))
 
-    def of(self, found: Sequence[Combination], options: SweepOptions) -> list[Cell | None]:
+    def of(self, found: Sequence[Overrides], options: SweepOptions) -> list[Cell | None]:
         """Return the base of each combination, signed. Raises `ConfigError`."""
         made = self._made([c for c in found if "base" not in c], options) if self._exist else {}
-        for line in dict.fromkeys(c["base"] for c in found if "base" in c):
-            made[line,] = recorded_run(Path(str(parse([line])["base"].value())))
+        runs = {text_of(c["base"]): c["base"] for c in found if "base" in c}
+        for line, run in runs.items():
+            made[line,] = recorded_run(Path(str(run.value())))
         return [made.get(self._key(combination)) for combination in found]
 
-    def _key(self, combination: Combination) -> tuple[str, ...]:
+    def _key(self, combination: Overrides) -> tuple[str, ...]:
         if "base" in combination:
-            return (combination["base"],)
-        return tuple(self._overrides(combination).values())
+            return (text_of(combination["base"]),)
+        return self._overrides(combination).lines
 
     def _made(
-        self, found: Sequence[Combination], options: SweepOptions
+        self, found: Sequence[Overrides], options: SweepOptions
     ) -> dict[tuple[str, ...], Cell]:
         """Make the base runs of a study file; those that are the same run are one."""
         distinct = {self._key(combination): self._overrides(combination) for combination in found}
@@ -96,25 +94,23 @@ class Bases:
         first = {cell.signature: cell for cell in reversed(made)}
         return {key: first[cell.signature] for key, cell in zip(distinct, made, strict=True)}
 
-    def _overrides(self, combination: Combination) -> dict[str, str]:
-        followed = {key: line for key, line in combination.items() if self.follows(key)}
-        return self._own | followed
+    def _overrides(self, combination: Overrides) -> Overrides:
+        return self._own | combination.under((*self._followed, *self._given))
 
-    def _require_known(self, found: Sequence[Combination]) -> None:
+    def _require_known(self, found: Sequence[Overrides]) -> None:
         """Refuse an entry that names nothing: it would change no base run."""
         keys = {key for combination in found for key in combination}
-        own = (line for key, line in self._own.items() if key not in self._optional)
-        node = compose_node("train", list(own))
+        node = compose_node("train", _named(self._own, self._optional).lines)
         for entry in self._followed:
-            if not (is_setting(node, entry) or any(under(key, (entry,)) for key in keys)):
+            if not (is_setting(node, entry) or any(is_under(key, (entry,)) for key in keys)):
                 raise ConfigError(
                     f"{entry} is not a setting; an entry is name=value, or the name of a setting "
                     "or group that is as in the cell"
                 )
 
 
-def _lines(entries: Sequence[str]) -> dict[str, str]:
-    """Return each override under its name. Raises `ConfigError`."""
+def _with_values(entries: Sequence[str]) -> Overrides:
+    """Parse the entries that have a value. Raises `ConfigError`."""
     try:
         own = parse(entries)
     except ConfigError as error:
@@ -125,21 +121,18 @@ def _lines(entries: Sequence[str]) -> dict[str, str]:
                 f"base: {override.input_line} gives several values; vary the setting, and name it "
                 "without a value"
             )
-    return {key: override.input_line or "" for key, override in own.items()}
+    return own
 
 
-def _draft(label: str, overrides: Mapping[str, str], given: Sequence[str]) -> Draft:
-    """Compose a base; what the command line says of settings that it lacks does not reach it."""
-    own = {key: line for key, line in overrides.items() if key not in given}
-    node = compose_node("train", list(own.values()))
-    return make_draft(
-        label, [x for key, x in overrides.items() if key in own or is_setting(node, key)]
-    )
+def _draft(label: str, overrides: Overrides, optional: Collection[str]) -> Draft:
+    """Compose a base, without those of the `optional` overrides whose setting it lacks."""
+    node = compose_node("train", _named(overrides, optional).lines)
+    lacking = [key for key in optional if not is_setting(node, key)]
+    return make_draft(label, _named(overrides, lacking))
 
 
-def under(key: str, names: Sequence[str]) -> bool:
-    """Whether a setting is one of these, or lies below one."""
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+def _named(overrides: Overrides, left_out: Collection[str]) -> Overrides:
+    return Overrides(o for key, o in overrides.items() if key not in left_out)
 
 
 def is_setting(node: DictConfig, name: str) -> bool:

@@ -1,12 +1,11 @@
 """A cell: one run of a study, composed, checked and signed before it starts."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
@@ -20,7 +19,7 @@ from unimem.config import (
     validate,
 )
 from unimem.interpolation import guarded
-from unimem.overrides import literal
+from unimem.overrides import Overrides, literal, text_of
 from unimem.runs.folder import MODEL, readable_name
 from unimem.runs.signature import CELLS, corpus_of, data_digest, signature
 from unimem.settings import Count, PretrainedModel, Settings, describe
@@ -64,7 +63,7 @@ class Cell:
     """
 
     label: str
-    overrides: tuple[str, ...]
+    overrides: Overrides
     config: Config
     signature: str
     folder: Path
@@ -79,11 +78,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A cell that is composed and checked, and whose data was not looked at yet."""
+    """A cell that is composed and checked, and whose data was not looked at yet.
+
+    `overrides` are its `own` and those that make it start from `base`.
+    """
 
     label: str
-    overrides: tuple[str, ...]
-    node: DictConfig
+    own: Overrides
+    overrides: Overrides
     config: Config
     base: Cell | None
 
@@ -127,63 +129,48 @@ class Draft:
             raise ConfigError(f"{self.label}: {error}") from None
 
 
-def make_draft(label: str, overrides: Sequence[str], base: Cell | None = None) -> Draft:
+def make_draft(label: str, own: Overrides, base: Cell | None = None) -> Draft:
     """Compose and check one run of `unimem-train`, which starts from `base` if there is one.
 
     Raises `ConfigError` with all that is wrong with it.
     """
-    lines = list(overrides)
-    if base is not None:
-        lines += _start_from(base, overrides)
-    node = compose_node("train", lines)
+    overrides = own if base is None else own | _start_from(base, own)
+    node = compose_node("train", overrides.lines)
     if base is not None:
         # What a profile or an experiment says of a model from scratch is no longer asked for.
         unused = [f"~model.{key}" for key in node.model if key not in PretrainedModel.model_fields]
         if unused:
             _tell_other_model(node, base)
-            lines += unused
-            node = compose_node("train", lines)
-    return Draft(label=label, overrides=tuple(lines), node=node, config=validate(node), base=base)
+            overrides |= parse(unused)
+            node = compose_node("train", overrides.lines)
+    return Draft(label=label, own=own, overrides=overrides, config=validate(node), base=base)
 
 
 def make_cell(
-    label: str, overrides: Sequence[str], options: SweepOptions, base: Cell | None = None
+    label: str, lines: Sequence[str], options: SweepOptions, base: Cell | None = None
 ) -> Cell:
     """Compose, check and sign one run of `unimem-train`, which starts from `base` if there is one.
 
     Raises `ConfigError` with all that is wrong with it, its data included.
     """
-    return make_draft(label, overrides, base).sign(options)
+    return make_draft(label, parse(lines), base).sign(options)
 
 
-def parse(lines: Sequence[str]) -> dict[str, Override]:
-    """Parse overrides, each under its name; of two of one name the later one counts.
-
-    Raises `ConfigError` for one that cannot be read.
-    """
-    return {override.key_or_group: override for override in parse_overrides(lines)}
+def parse(lines: Sequence[str]) -> Overrides:
+    """Parse overrides. Raises `ConfigError` for one that cannot be read."""
+    return Overrides(parse_overrides(lines))
 
 
-def lines_of(overrides: Sequence[str]) -> dict[str, str]:
-    """Return overrides as they are written, each under its name. Raises `ConfigError`."""
-    return {key: override.input_line or "" for key, override in parse(overrides).items()}
-
-
-def is_option(kind: type[SweepOptions], key: str) -> bool:
-    """Whether an override of this name is for the command itself, not for its runs."""
-    return key.split(".")[0] in kind.model_fields
-
-
-def read_options(kind: type[Options], primary: str, overrides: Mapping[str, Override]) -> Options:
+def read_options(kind: type[Options], primary: str, overrides: Overrides) -> Options:
     """Read what a command itself is told: the fields of `kind` in `conf/<primary>.yaml`.
 
     Overrides of anything else are left out. Raises `ConfigError`.
     """
-    chosen = [override for key, override in overrides.items() if is_option(kind, key)]
-    for override in chosen:
+    chosen = overrides.under(kind.model_fields)
+    for key, override in chosen.items():
         if override.is_sweep_override():
-            raise ConfigError(f"{override.input_line}: {override.key_or_group} takes one value")
-    node = compose_node(primary, [override.input_line or "" for override in chosen])
+            raise ConfigError(f"{override.input_line}: {key} takes one value")
+    node = compose_node(primary, chosen.lines)
     try:
         with guarded():
             whole = cast(dict[str, Any], OmegaConf.to_container(node, throw_on_missing=True))
@@ -207,19 +194,20 @@ def _tell_other_model(node: DictConfig, base: Cell) -> None:
         logger.warning("%s of a profile or experiment is not used: the model is the base's", shown)
 
 
-def _start_from(base: Cell, overrides: Sequence[str]) -> list[str]:
+def _start_from(base: Cell, own: Overrides) -> Overrides:
     """Return the overrides that make a cell start from the base run's weights."""
-    if "model" in (given := parse(overrides)):
-        line = given["model"].input_line
-        raise ConfigError(f"{line}: the model of a study with base: is its base's")
+    if "model" in own:
+        raise ConfigError(f"{text_of(own['model'])}: the model of a study with base: is its base's")
     model = base.config.model
     tokenizer = model.tokenizer if isinstance(model, PretrainedModel) else base.tokenizer
     # a run of an older version does not name its model's own rate
     rate = model.learning_rate or base.config.trainer.learning_rate
-    return [
-        "model=hf",
-        f"model.name={literal(str((base.folder / MODEL).resolve()))}",
-        f"model.num_layers={literal(base.config.num_layers())}",
-        f"model.tokenizer={literal(tokenizer)}",
-        f"model.learning_rate={literal(rate)}",
-    ]
+    return parse(
+        [
+            "model=hf",
+            f"model.name={literal(str((base.folder / MODEL).resolve()))}",
+            f"model.num_layers={literal(base.config.num_layers())}",
+            f"model.tokenizer={literal(tokenizer)}",
+            f"model.learning_rate={literal(rate)}",
+        ]
+    )

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from unimem.config import Config, ConfigError, compose_node
 from unimem.memory.registry import DIMENSIONS
-from unimem.studies.bases import Bases, is_setting, under
-from unimem.studies.cells import Cell, Draft, lines_of
-from unimem.studies.grid import Combination, varied
+from unimem.overrides import Overrides, is_under, text_of
+from unimem.studies.bases import Bases, is_setting
+from unimem.studies.cells import Cell, Draft, parse
+from unimem.studies.grid import varied
 
 logger = logging.getLogger(__name__)
 
@@ -15,50 +16,50 @@ CHOICES = (*(f"memory.{dimension}" for dimension in DIMENSIONS), "injection_laye
 """Overrides that choose options; all else under `memory` is a budget."""
 
 
-def inherit(base: Cell, own: Combination) -> Combination:
+def inherit(base: Cell, own: Overrides) -> Overrides:
     """Return the overrides of a cell that reads with a base's weights: the base's, then its own.
 
     Another method brings its own choices and budgets: of the base's memory only the length of a
     segment stays. Other choices leave the base's budgets as they are, without those that no option
     uses any more.
     """
-    given = lines_of(base.overrides)
-    new = {key: line for key, line in own.items() if given.get(key) != line}
+    given = base.overrides
+    new = [key for key in own if key not in given or text_of(own[key]) != text_of(given[key])]
     replaced: tuple[str, ...] = ("model", *new)
     if "method" in new:
         replaced += ("injection_layer", "memory")
-    elif any(under(key, ("memory.injection",)) for key in new):
+    elif any(is_under(key, ("memory.injection",)) for key in new):
         replaced += ("injection_layer",)
     elif "injection_layer" in new:
         replaced += ("memory.injection",)
-    kept = {
-        key: line
-        for key, line in given.items()
-        if key == "memory.segment_length" or not under(key, replaced)
-    }
-    if new.keys() & {*CHOICES, "method"}:
+    kept = Overrides(
+        override
+        for key, override in given.items()
+        if key == "memory.segment_length" or not is_under(key, replaced)
+    )
+    if {*CHOICES, "method"}.intersection(new):
         kept = _used(kept, own)
-    return kept | own | {"trainer.max_steps": "trainer.max_steps=0"}
+    return kept | own | parse(["trainer.max_steps=0"])
 
 
-def _used(given: Combination, own: Combination) -> Combination:
+def _used(given: Overrides, own: Overrides) -> Overrides:
     """Leave out budgets of options that are not chosen."""
-    budgets = {k: x for k, x in given.items() if under(k, ("memory",)) and k not in CHOICES}
-    others = {key: line for key, line in given.items() if key not in budgets}
-    node = compose_node("train", [*others.values(), *own.values()])
-    unused = {key: line for key, line in budgets.items() if not is_setting(node, key)}
-    for line in unused.values():
+    budgets = given.under(("memory",)).without(CHOICES)
+    others = Overrides(o for key, o in given.items() if key not in budgets)
+    node = compose_node("train", (others | own).lines)
+    unused = Overrides(o for key, o in budgets.items() if not is_setting(node, key))
+    for line in unused.lines:
         logger.warning("%s of the base is not used by the options chosen, and is dropped", line)
-    return {key: line for key, line in given.items() if key not in unused}
+    return Overrides(o for key, o in given.items() if key not in unused)
 
 
-def require_followed(found: Sequence[Combination], bases: Bases) -> None:
+def require_followed(found: Sequence[Overrides], bases: Bases) -> None:
     """Refuse to vary how weights are trained if the base does not vary with it.
 
     The cells would be one reading under several names. Raises `ConfigError`.
     """
     for key in varied(found):
-        if under(key, ("seed", "trainer")) and not bases.follows(key):
+        if is_under(key, ("seed", "trainer")) and not bases.follows(key):
             raise ConfigError(
                 f"{key} varies, but study.mode=evaluate trains nothing: add {key} to base:, "
                 "so that each value has a base run, or leave it out"

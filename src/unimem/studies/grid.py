@@ -3,25 +3,23 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, cast
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from unimem.config import ConfigError
-from unimem.overrides import shown
+from unimem.config import ConfigError, parse_overrides
+from unimem.overrides import Overrides, shown, text_of
 from unimem.words import counted
 
 MOST_CELLS = 10_000
 """Combinations that are made: each is composed and checked, which takes a tenth of a second."""
 
-Combination = dict[str, str]
-"""One value for every override of a grid: its name -> the override as it is written."""
 
-
-def combinations(grids: Sequence[Mapping[str, Override]]) -> list[Combination]:
-    """Return all combinations of all grids.
+def combinations(grids: Sequence[Overrides]) -> list[Overrides]:
+    """Return all combinations of all grids: one value for every override of a grid.
 
     Raises `ConfigError` for values that cannot be listed, or if there is no combination, or more
     than `MOST_CELLS`.
@@ -29,37 +27,40 @@ def combinations(grids: Sequence[Mapping[str, Override]]) -> list[Combination]:
     require_few(grids)
     found = [combination for grid in grids for combination in _product(grid)]
     if not found:
-        empty = {f"{o.input_line}" for grid in grids for o in grid.values() if not values(o)}
+        empty = {text_of(o) for grid in grids for o in grid.values() if not values(o)}
         raise ConfigError(f"a sweep of 0 cells: no values in {', '.join(sorted(empty))}")
     return found
 
 
-def varied(found: Sequence[Combination]) -> list[str]:
+def varied(found: Sequence[Overrides]) -> list[str]:
     """Name the overrides that are not the same in all combinations."""
     keys = dict.fromkeys(itertools.chain.from_iterable(found))
-    return [key for key in keys if len({c.get(key) for c in found}) > 1]
+    lines = [{key: override.input_line for key, override in c.items()} for c in found]
+    return [key for key in keys if len({line.get(key) for line in lines}) > 1]
 
 
-def labels(found: Sequence[Combination], otherwise: str) -> list[str]:
+def labels(found: Sequence[Overrides], otherwise: str) -> list[str]:
     """Return what sets each combination apart; `otherwise` where nothing does."""
     keys = varied(found)
-    return [" ".join(c[key] for key in keys if key in c) or otherwise for c in found]
+    return [" ".join(text_of(c[key]) for key in keys if key in c) or otherwise for c in found]
 
 
-def values(override: Override) -> list[str]:
-    """Write an override once for each of its values.
+def values(override: Override) -> list[Override]:
+    """Return an override once for each of its values.
 
     Raises `ConfigError` if they cannot be listed.
     """
     if not override.is_sweep_override():
-        return [override.input_line or ""]
+        return [override]
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line} cannot be listed; use range(), choice() or a,b")
     try:
         listed = list(override.sweep_string_iterator())
     except HydraException:
         raise ConfigError(f"{override.input_line}: name the values, as in a,b") from None
-    return [f"{override.get_key_element()}={value}" for value in listed]
+    lines = [f"{override.get_key_element()}={value}" for value in listed]
+    parsed = parse_overrides(lines)
+    return [replace(one, input_line=line) for one, line in zip(parsed, lines, strict=True)]
 
 
 def require_few(grids: Sequence[Mapping[str, Override]]) -> None:
@@ -107,7 +108,5 @@ def _large(count: int) -> str:
     return f"{count:,}" if count < 10**15 else f"more than {10**15:,}"
 
 
-def _product(grid: Mapping[str, Override]) -> Iterator[Combination]:
-    axes = {key: values(override) for key, override in grid.items()}
-    for chosen in itertools.product(*axes.values()):
-        yield dict(zip(axes, chosen, strict=True))
+def _product(grid: Overrides) -> Iterator[Overrides]:
+    return map(Overrides, itertools.product(*map(values, grid.values())))

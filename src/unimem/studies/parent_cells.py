@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-
 from unimem.config import TEXT_SETTINGS, ConfigError
-from unimem.studies.cells import Cell, parse
+from unimem.overrides import Overrides
+from unimem.studies.cells import Cell
 from unimem.studies.grid import values
 from unimem.studies.study_file import BaseStudy
 
@@ -17,7 +16,7 @@ They say which weights are read, and cannot be changed once these are trained.
 """
 
 
-def choose(cells: Sequence[Cell], base: BaseStudy, given: Mapping[str, Override]) -> list[Cell]:
+def choose(cells: Sequence[Cell], base: BaseStudy, given: Overrides) -> list[Cell]:
     """Return the cells that `base` names, and of these what the command line chooses.
 
     Raises `ConfigError` if there is none.
@@ -29,9 +28,9 @@ def choose(cells: Sequence[Cell], base: BaseStudy, given: Mapping[str, Override]
     if not found:
         raise ConfigError(f"base: sweeps={base.sweeps} has no cell with {_words(wanted)}")
     chosen = {
-        key: [parse([line])[key].value() for line in values(given[key])]
-        for key in CHOOSING
-        if key in given
+        key: [one.value() for one in values(override)]
+        for key, override in given.items()
+        if key in CHOOSING
     }
     left = [cell for cell in found if _has(cell, chosen)]
     if not left:
@@ -42,7 +41,7 @@ def choose(cells: Sequence[Cell], base: BaseStudy, given: Mapping[str, Override]
 
 
 def _has(cell: Cell, wanted: Mapping[str, Sequence[Any]]) -> bool:
-    own = parse(cell.overrides)
+    own = cell.overrides
     return all(
         key in own and _value(key, own[key].value()) in [_value(key, x) for x in wanted[key]]
         for key in wanted

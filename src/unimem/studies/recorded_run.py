@@ -14,7 +14,7 @@ from unimem.paths import config_root
 from unimem.runs.folder import MODEL
 from unimem.runs.records import read_result
 from unimem.runs.signature import data_digest
-from unimem.studies.cells import Cell, make_draft
+from unimem.studies.cells import Cell, make_draft, parse
 from unimem.studies.study_file import setting_lines
 
 PLACE = ("output", "study", "name", "resume", "logger.group", "logger.tags")
@@ -38,7 +38,7 @@ def recorded_run(folder: Path) -> Cell:
     if not model.is_dir():
         raise ConfigError(f"{where}: it holds no {MODEL}/; name the run that trained its weights")
     try:
-        draft = make_draft("base", overrides_of(result["config"]))
+        draft = make_draft("base", parse(overrides_of(result["config"])))
         found = data_digest(draft.config.data)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{where}: {error}") from None

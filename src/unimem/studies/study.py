@@ -2,33 +2,21 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hydra.core.override_parser.types import Override
-
 from unimem.config import Config, ConfigError, parse_overrides, repeated
-from unimem.overrides import literal
-from unimem.studies.bases import REACH_BASE, Bases, under
-from unimem.studies.cells import (
-    Cell,
-    Draft,
-    SweepOptions,
-    is_option,
-    lines_of,
-    make_draft,
-    parse,
-    read_options,
-)
+from unimem.overrides import Overrides, literal
+from unimem.studies.bases import REACH_BASE, Bases
+from unimem.studies.cells import Cell, Draft, SweepOptions, make_draft, parse, read_options
 from unimem.studies.errors import make_all
 from unimem.studies.evaluate import inherit, require_followed, require_trained
-from unimem.studies.grid import MOST_CELLS, Combination, combinations, labels
+from unimem.studies.grid import MOST_CELLS, combinations, labels
 from unimem.studies.parent_cells import CHOOSING, choose
 from unimem.studies.study_file import BaseStudy, StudyFile, read_study_file
 
 logger = logging.getLogger(__name__)
 
-Overrides = dict[str, Override]
 Mode = Literal["train", "evaluate"]
 
 MODE = "study.mode"
@@ -76,28 +64,6 @@ class Study:
         return (*self.bases, *self.cells)
 
 
-@dataclass(frozen=True)
-class Start:
-    """A cell before it is composed: what it is called, starts from, and says itself."""
-
-    label: str
-    base: Cell | None
-    own: Combination
-
-    def draft(self, mode: Mode) -> Draft:
-        """Compose and check it. Raises `ConfigError`."""
-        if mode == "train":
-            return make_draft(self.label, list(self.own.values()), self.base)
-        if self.base is None:
-            raise ConfigError(
-                f"{MODE}=evaluate reads with weights that are trained: name a finished run, "
-                "base=outputs/runs/NAME, or give the study file a base:"
-            )
-        draft = make_draft(self.label, list(inherit(self.base, self.own).values()), self.base)
-        require_trained(draft)
-        return draft
-
-
 def expand(arguments: Sequence[str]) -> Study:
     """Turn the arguments of `unimem-sweep` into a study, without torch.
 
@@ -105,110 +71,108 @@ def expand(arguments: Sequence[str]) -> Study:
     """
     for line in repeated(parse_overrides(arguments)):
         logger.warning(line)
-    given = parse(arguments)
-    file = _file(given)
-    fixed = parse(file.fixed)
-    mode = _mode([overrides.pop(MODE, None) for overrides in (given, fixed)])
-    options = _options(file, fixed, given)
-    starts = _starts(file, fixed, given, options, mode)
+    file, given = _file(parse(arguments))
+    mode = _mode(file.fixed | given)
+    file, given = replace(file, fixed=file.fixed.without((MODE,))), given.without((MODE,))
+    options = _options(file, given)
+    names, starts = _starts(file, given, options, mode)
     fields = {key: value for key, value in file.fields.items() if key != "base"}
     return Study(
         options=options,
         arguments=tuple(arguments),
-        cells=_cells(starts, mode, options),
+        cells=_cells(names, starts, mode, options),
         fields={"mode": mode, "profile": file.profile} | fields,
     )
 
 
-def _file(given: Overrides) -> StudyFile:
-    """Take the study file out of the command line, and the profile if the file has any."""
-    name = given.pop("sweeps").value() if "sweeps" in given else None
+def _file(given: Overrides) -> tuple[StudyFile, Overrides]:
+    """Return the study file, and the command line without it, and without a profile of the file."""
+    name = given["sweeps"].value() if "sweeps" in given else None
+    given = given.without(("sweeps",))
     if name is None:
-        return StudyFile(fields={})
+        return StudyFile(fields={}), given
     profile = given.get("profile")
     if profile is None:
-        return read_study_file(str(name))
+        return read_study_file(str(name)), given
     several = profile.is_sweep_override()
     file = read_study_file(str(name), None if several else str(profile.value()))
     if file.profiles and several:
         raise ConfigError(f"{profile.input_line}: profile takes one value")
-    if file.profiles:
-        del given["profile"]
-    return file
+    return file, given.without(("profile",)) if file.profiles else given
 
 
-def _mode(given: Sequence[Override | None]) -> Mode:
-    """Return the mode that comes first, on the command line or in the file."""
-    for override in given:
-        match None if override is None else override.value():
-            case None:
-                continue
-            case "train" | "evaluate" as mode:
-                return mode
-            case other:
-                raise ConfigError(f"{MODE}={other} is not a mode; choose train or evaluate")
-    return "train"
+def _mode(given: Overrides) -> Mode:
+    match given[MODE].value() if MODE in given else "train":
+        case "train" | "evaluate" as mode:
+            return mode
+        case other:
+            raise ConfigError(f"{MODE}={other} is not a mode; choose train or evaluate")
 
 
-def _options(file: StudyFile, fixed: Overrides, given: Overrides) -> SweepOptions:
-    options = read_options(SweepOptions, "sweep", fixed | given)
+def _options(file: StudyFile, given: Overrides) -> SweepOptions:
+    options = read_options(SweepOptions, "sweep", file.fixed | given)
     if file.profile in (None, *file.profiles[:1]) or "study" in given:
         return options
     return options.model_copy(update={"study": f"{options.study}-{file.profile}"})
 
 
 def _starts(
-    file: StudyFile, fixed: Overrides, given: Overrides, options: SweepOptions, mode: Mode
-) -> list[Start]:
-    """Return for every cell its base run and what it says itself."""
-    profile = [] if file.profile is None else [f"profile={file.profile}"]
+    file: StudyFile, given: Overrides, options: SweepOptions, mode: Mode
+) -> tuple[list[str], list[tuple[Cell | None, Overrides]]]:
+    """Return the name of every cell; and its base run, with the overrides of the cell itself."""
+    profile = parse([] if file.profile is None else [f"profile={file.profile}"])
     other = file.base if isinstance(file.base, BaseStudy) and "base" not in given else None
-    own = given if other is None else {k: o for k, o in given.items() if k not in CHOOSING}
-    grids = [parse(profile) | fixed | parse(grid) | own for grid in file.grids]
+    own = given if other is None else given.without(CHOOSING)
+    grids = [profile | file.fixed | grid | own for grid in file.grids]
     for key in {key for grid in grids for key in grid}:
         if reason := REFUSED.get(key.split(".")[0]):
             raise ConfigError(f"{key} cannot be set in a sweep: {reason}")
-    found = combinations(
-        [{k: o for k, o in grid.items() if not is_option(SweepOptions, k)} for grid in grids]
-    )
+    found = combinations([grid.without(SweepOptions.model_fields) for grid in grids])
     entries = file.base if isinstance(file.base, tuple) else None
-    # What says at which scale all runs are holds for the base too, wherever it stands.
-    reach = {key: o.input_line or "" for key, o in fixed.items() if under(key, REACH_BASE)}
-    bases = Bases(entries, [*profile, *reach.values()], given, reach)
+    # Settings of scale hold for the base too, wherever the file has them.
+    reach = file.fixed.under(REACH_BASE)
+    bases = Bases(entries, profile | reach, given, reach)
     if mode == "evaluate":
         require_followed(found, bases)
     if other is None:
-        names = labels(found, "the run")
-        return [
-            Start(name, base, bases.without_model(combination))
-            for name, base, combination in zip(names, bases.of(found, options), found, strict=True)
-        ]
+        own_of_each = map(bases.own, found)
+        return labels(found, "the run"), [*zip(bases.of(found, options), own_of_each, strict=True)]
     if mode == "train":
         raise ConfigError(f"base: cells of sweeps={other.sweeps} are for {MODE}: evaluate")
-    first = [*profile, *reach.values()]
-    cells = choose(_other_cells(other, first, given, options), other, given)
+    cells = choose(_other_cells(other, profile | reach, given, options), other, given)
     if len(cells) * len(found) > MOST_CELLS:
         raise ConfigError(
             f"a sweep of {len(cells) * len(found):,} cells, {len(found):,} for each of "
             f"{len(cells):,} of sweeps={other.sweeps}; at most {MOST_CELLS:,} are made"
         )
     pairs = [(cell, combination) for cell in cells for combination in found]
-    names = labels(
-        [lines_of(cell.overrides) | combination for cell, combination in pairs], "the run"
-    )
-    return [Start(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    return labels([cell.overrides | own for cell, own in pairs], "the run"), [*pairs]
 
 
 def _other_cells(
-    base: BaseStudy, first: Sequence[str], given: Overrides, options: SweepOptions
+    base: BaseStudy, first: Overrides, given: Overrides, options: SweepOptions
 ) -> tuple[Cell, ...]:
-    """Return the cells of the study that `base` names, at the same scale and place."""
-    reach = [o.input_line or "" for key, o in given.items() if under(key, REACH_BASE)]
+    """Return the cells of the study that `base` names, at the same scale, in the same output."""
     place = [f"output={literal(options.output)}", f"dry_run={literal(options.dry_run)}"]
-    return expand([f"sweeps={literal(base.sweeps)}", *first, *reach, *place]).cells
+    shared = (first | given.under(REACH_BASE)).lines
+    return expand([f"sweeps={literal(base.sweeps)}", *shared, *place]).cells
 
 
-def _with_equal_tokens(starts: Sequence[Start], drafts: Sequence[Draft]) -> list[Draft]:
+def _draft(label: str, base: Cell | None, own: Overrides, mode: Mode) -> Draft:
+    """Compose and check a cell. Raises `ConfigError`."""
+    if mode == "train":
+        return make_draft(label, own, base)
+    if base is None:
+        raise ConfigError(
+            f"{MODE}=evaluate reads with weights that are trained: name a finished run, "
+            "base=outputs/runs/NAME, or give the study file a base:"
+        )
+    draft = make_draft(label, inherit(base, own), base)
+    require_trained(draft)
+    return draft
+
+
+def _with_equal_tokens(drafts: Sequence[Draft]) -> list[Draft]:
     """Let every cell read as many segments in a step as the method that needs most.
 
     Methods whose gradient reaches further back would else be trained on more tokens in as many
@@ -219,7 +183,7 @@ def _with_equal_tokens(starts: Sequence[Start], drafts: Sequence[Draft]) -> list
         for i, draft in enumerate(drafts)
         if draft.config.trainer.segments_per_step is None
         and draft.config.trainer.max_steps != 0
-        and SEGMENTS not in starts[i].own
+        and SEGMENTS not in draft.own
     ]
     needed = {drafts[i].config.segments_per_step() for i in free}
     found = list(drafts)
@@ -231,8 +195,8 @@ def _with_equal_tokens(starts: Sequence[Start], drafts: Sequence[Draft]) -> list
             line, min(needed), max(needed),
         )  # fmt: skip
         for i in free:
-            overrides = [*starts[i].own.values(), line]
-            found[i] = make_draft(drafts[i].label, overrides, drafts[i].base)
+            own = drafts[i].own | parse([line])
+            found[i] = make_draft(drafts[i].label, own, drafts[i].base)
     tokens = {_tokens(draft.config) for draft in found} - {0}
     if len(tokens) > 1:
         logger.info(
@@ -250,11 +214,15 @@ def _tokens(config: Config) -> int:
     return segments * config.memory.segment_length
 
 
-def _cells(starts: Sequence[Start], mode: Mode, options: SweepOptions) -> tuple[Cell, ...]:
-    names = [start.label for start in starts]
-    drafts = make_all(names, lambda i: starts[i].draft(mode))
+def _cells(
+    names: Sequence[str],
+    starts: Sequence[tuple[Cell | None, Overrides]],
+    mode: Mode,
+    options: SweepOptions,
+) -> tuple[Cell, ...]:
+    drafts = make_all(names, lambda i: _draft(names[i], *starts[i], mode))
     if mode == "train":
-        drafts = _with_equal_tokens(starts, drafts)
+        drafts = _with_equal_tokens(drafts)
     signed = make_all(names, lambda i: drafts[i].sign(options))
     cells: dict[str, Cell] = {}
     for cell in signed:

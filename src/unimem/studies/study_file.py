@@ -22,7 +22,7 @@ are for reports. Everything else is fixed, and written as in `conf/experiment`.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -30,10 +30,11 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 
 from unimem.config import ConfigError
 from unimem.hints import unknown_option
-from unimem.overrides import literal
+from unimem.overrides import Overrides, literal
 from unimem.paths import config_root, own_config
 from unimem.results.claims.statements import read_report
 from unimem.settings import Settings, describe
+from unimem.studies.cells import parse
 from unimem.yaml_file import YamlFileError, load_yaml
 
 Value = str | int | float | bool | None
@@ -82,8 +83,8 @@ class StudyFile:
         profiles: all that the file has, the default first.
     """
 
-    fixed: tuple[str, ...] = ()
-    grids: tuple[tuple[str, ...], ...] = ((),)
+    fixed: Overrides = field(default_factory=Overrides)
+    grids: tuple[Overrides, ...] = (Overrides(),)
     base: tuple[str, ...] | BaseStudy | None = None
     fields: dict[str, Any]
     profile: str | None = None
@@ -120,9 +121,9 @@ def read_study_file(name: str, profile: str | None = None) -> StudyFile:
         raise ConfigError(f"sweeps={name}: base: a study cannot start from its own cells")
     grids = checked.vary if isinstance(checked.vary, list) else [checked.vary]
     return StudyFile(
-        fixed=tuple(_overrides(name, values)),
+        fixed=parse([*_overrides(name, values)]),
         grids=tuple(
-            tuple(f"{key}={'null' if v is None else v}" for key, v in grid.items())
+            parse([f"{key}={'null' if v is None else v}" for key, v in grid.items()])
             for grid in grids
         ),
         base=tuple(checked.base) if isinstance(checked.base, list) else checked.base,

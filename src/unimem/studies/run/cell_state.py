@@ -111,7 +111,7 @@ def write_study(study: Study) -> Path:
 def _entry(cell: Cell, output: Path) -> dict[str, object]:
     return {
         "label": cell.label,
-        "overrides": list(cell.overrides),
+        "overrides": list(cell.overrides.lines),
         "signature": cell.signature,
         "base": None if cell.base is None else cell.base.signature,
         # A base may lie anywhere.

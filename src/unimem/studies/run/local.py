@@ -166,7 +166,7 @@ def train_command(cell: Cell, group: str, resume: bool, tags: Sequence[str] = ()
         own.append(f"logger.tags={literal([*cell.config.logger.tags, *tags])}")
     if resume:
         own.append("resume=true")
-    return [sys.executable, "-m", "unimem.cli.train", *cell.overrides, *own]
+    return [sys.executable, "-m", "unimem.cli.train", *cell.overrides.lines, *own]
 
 
 def _die_with_parent(parent: int, libc: ctypes.CDLL) -> None:

@@ -14,7 +14,7 @@ from unimem.config import ConfigError
 from unimem.runs.layout import RESULT
 from unimem.runs.records import read_result
 from unimem.settings import Count
-from unimem.studies.cells import Cell, SweepOptions, is_option, make_cell, parse, read_options
+from unimem.studies.cells import Cell, SweepOptions, make_cell, parse, read_options
 from unimem.studies.search.space import Drawn, Space, is_subset, read_space
 from unimem.words import counted
 
@@ -109,7 +109,8 @@ def read_search(arguments: Sequence[str]) -> Search:
             raise ConfigError(f"{key} cannot be set in a search: {reason}")
     options = read_options(SearchOptions, "search", given)
     _require_objectives(options)
-    of_runs = [a for a in arguments if is_subset(a) or not is_option(SearchOptions, *parse([a]))]
+    own = SearchOptions.model_fields
+    of_runs = [a for a in arguments if is_subset(a) or not parse([a]).under(own)]
     space = read_space(of_runs)
     return Search(
         options=options,
