@@ -70,7 +70,7 @@ def test_unfit_models_are_refused():
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=11))
     with pytest.raises(ValueError, match="model_type='gpt2' is not supported; choose one of llama"):
         attach(gpt2, make_memory(8))
-    with pytest.raises(ValueError, match=r"memory\.injection\.layers=\[7\].*3 layers \(0\.\.2\)"):
+    with pytest.raises(ValueError, match=r"injection_layer=7 .*3 layers \(0\.\.2\)"):
         attach(make_model(), make_memory(8, injection={"layers": [7]}))
     with pytest.raises(ValueError, match="LlamaModel predicts no tokens; load .*ForCausalLM"):
         attach(make_model().model, make_memory(8))

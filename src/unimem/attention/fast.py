@@ -171,7 +171,7 @@ def _search(
 ) -> Sparse:
     """Search the slots that each query reads by content, among those not read yet."""
     keys, values = memory.keys, memory.values
-    if not wanted.grad_mask:
+    if not wanted.gradient:
         keys, values = keys.detach(), values.detach()
     (rotation,) = plan.positions.rotations(memory, frame)
     rotated = frame.rotate(query, rotation.queries).to(values.dtype)

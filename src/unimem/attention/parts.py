@@ -73,16 +73,17 @@ def by_place(reachable: Memory, plan: LayerPlan, query: Tensor, frame: Frame) ->
     if not readings or not len(reachable):
         return None
     seen = view(reachable, query, plan, frame)
-    chosen = readings[0].select(seen)
+    chosen = readings[0].choose(seen)
     for reading in readings[1:]:
-        chosen |= reading.select(replace(seen, taken=seen.taken | chosen.visible))
+        chosen |= reading.choose(replace(seen, taken=seen.taken | chosen.visible))
     return chosen
 
 
 def split(reachable: Memory, rotations: tuple[Rotation, ...], chosen: Selection) -> list[Keys]:
     """Return the slots chosen by position; slots without gradient are a set of their own."""
-    keys, values, (visible, grad_mask, multiplicity) = reachable.keys, reachable.values, chosen
-    if chosen.all_gradient or not keys.requires_grad:
+    keys, values, visible = reachable.keys, reachable.values, chosen.visible
+    grad_mask, multiplicity = chosen.grad_mask, chosen.multiplicity
+    if chosen.gradient is True or not keys.requires_grad:
         return [Keys(keys, values, rotations, visible, multiplicity)]
     if grad_mask.shape[2] == 1:
         alive = _of_groups(grad_mask[:, :, 0], keys.shape[1])[..., None]
@@ -105,12 +106,12 @@ def placed(
     B, _, T, _ = own.keys.shape
     if chosen is None:
         nothing = own.visible.new_zeros(1, 1, T, len(memory))
-        chosen = Selection(nothing, nothing)
+        chosen = Selection(nothing)
     visible = side_by_side(chosen.visible, own.visible, B)
-    grad_mask, multiplicity = visible, None
-    if not chosen.all_gradient:
+    gradient, multiplicity = True, None
+    if chosen.gradient is not True:
         alive = chosen.grad_mask.expand(*chosen.grad_mask.shape[:2], T, len(memory))
-        grad_mask = side_by_side(alive, torch.ones_like(own.visible), B)
+        gradient = side_by_side(alive, torch.ones_like(own.visible), B)
     if chosen.multiplicity is not None or own.multiplicity is not None:
         once = own.keys.new_ones(1, 1, 1, 1)
         left, right = (
@@ -119,7 +120,7 @@ def placed(
         left = left.expand(*left.shape[:2], T, len(memory))
         multiplicity = side_by_side(left, right.expand(*right.shape[:2], T, T), B)
     rotations = plan.positions.rotations(slots, frame, visible)
-    return split(slots, rotations, Selection(visible, grad_mask, multiplicity))
+    return split(slots, rotations, Selection(visible, gradient, multiplicity))
 
 
 def band_of(

@@ -79,7 +79,7 @@ def compute_logits(
             logits = known
         else:
             logits = score(memory.keys, placed)
-    if memory.keys.requires_grad and not chosen.all_gradient:
+    if memory.keys.requires_grad and chosen.gradient is not True:
         if scheme.after_choice:
             known, _ = _placed(query, key, memory.detach(), scheme, frame, chosen, attn_mask)
         elif known is None:
@@ -123,7 +123,7 @@ def attend(
         out = segment.out
     else:
         chosen = weighing.chosen
-        visible, grad_mask = chosen.visible, None if chosen.all_gradient else chosen.grad_mask
+        visible, grad_mask = chosen.visible, None if chosen.gradient is True else chosen.grad_mask
         read = _part(weighing.memory, visible, memory.values, grad_mask)
         if gate is not None and not plan.reads_matrix:
             return fuse_gated(read.out, segment.out, gate, visible.any(-1, keepdim=True))
@@ -177,8 +177,8 @@ def _choose(
     """Return the reading's selection among all slots."""
     if not len(memory):
         nothing = query.new_zeros(*query.shape[:3], 0, dtype=torch.bool)
-        return Selection(nothing, nothing)
-    return plan.reading.select(view(memory, query, plan, frame, logits))
+        return Selection(nothing)
+    return plan.reading.choose(view(memory, query, plan, frame, logits))
 
 
 def view(
@@ -291,10 +291,9 @@ def grouped(weighing: Logits, memory: Memory, notes: Mapping[str, Tensor]) -> Lo
     visible = visible & ~mark & (own | (marked > -torch.inf))
 
     read = visible[..., :slots]
-    grad_mask = read if weighing.chosen.all_gradient else weighing.chosen.grad_mask
     return weighing._replace(
         memory=logits[..., :slots],
-        chosen=weighing.chosen._replace(visible=read, grad_mask=grad_mask),
+        chosen=weighing.chosen._replace(visible=read),
         segment=logits[..., slots:],
         attn_mask=visible[..., slots:],
     )

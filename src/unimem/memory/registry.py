@@ -16,11 +16,24 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import ValidationError
 
+from unimem.memory.injection.base import Injection
+from unimem.memory.management.base import Management
 from unimem.memory.option import Option
+from unimem.memory.positions.base import Positions
+from unimem.memory.reading.base import Reading
+from unimem.memory.writing.base import Writing
 from unimem.paths import own_config
 from unimem.words import counted
 
 DIMENSIONS = ("management", "writing", "reading", "injection")
+BASES: Mapping[str, type[Option]] = {
+    "management": Management,
+    "writing": Writing,
+    "reading": Reading,
+    "injection": Injection,
+    "positions": Positions,
+}
+"""The base class of the options of each dimension, and of position schemes."""
 
 Choice = Mapping[str, Any]
 """The chosen options of one dimension: option name -> its fields, or its only field's value."""
@@ -48,14 +61,30 @@ def _own_folder(dimension: str) -> str:
 
 
 def option_class(dimension: str, name: str) -> type[Any]:
-    """Return the class of an option; it is the only one that its file defines."""
+    """Return the class of an option: the only subclass of the dimension's base in its file.
+
+    Raises `PlanError` if the file defines none or several, or if the class is not an `@option`.
+    """
     module = _own_module(dimension, name) or import_module(f"unimem.memory.{dimension}.{name}")
-    (found,) = (
+    found = [
         member
         for member in vars(module).values()
-        if isinstance(member, type) and member.__module__ == module.__name__
-    )
-    return found
+        if isinstance(member, type)
+        and member.__module__ == module.__name__
+        and issubclass(member, BASES[dimension])
+    ]
+    file, base = module.__file__, BASES[dimension].__name__
+    if len(found) != 1:
+        names = ", ".join(member.__name__ for member in found) or "none"
+        raise PlanError([f"{file} must define one subclass of {base}, and defines {names}"])
+    if "__pydantic_fields__" not in vars(found[0]):
+        raise PlanError(
+            [
+                f"{file}: the class {found[0].__name__} lacks the decorator @option "
+                "(from unimem.memory.option import option)"
+            ]
+        )
+    return found[0]
 
 
 def known_option(dimension: str, name: str) -> bool:

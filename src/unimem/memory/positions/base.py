@@ -57,6 +57,10 @@ class Frame(Protocol):
         """How many times greater the dot product of two turned vectors is; 1 for most models."""
         ...
 
+    def rotate(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Rotate x [B, heads, N, D] to one index, [B or 1, N] or [B, heads, N]."""
+        ...
+
     def qk(
         self, query: Tensor, query_index: Tensor | int, keys: Tensor, key_index: Tensor | int
     ) -> Tensor:

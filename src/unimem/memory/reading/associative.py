@@ -32,5 +32,4 @@ class Associative(Reading):
 
     def select(self, view: View) -> Selection:
         """Choose no slot."""
-        nothing = view.taken.new_zeros(view.taken.shape)
-        return Selection(nothing, nothing)
+        return Selection(view.taken.new_zeros(view.taken.shape))

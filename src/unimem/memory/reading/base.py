@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
 from unimem.memory.option import Option
 from unimem.memory.tensors import full_precision, repeat_kv, to_unit_length
@@ -22,63 +22,63 @@ if TYPE_CHECKING:
 
 
 class Selection(NamedTuple):
-    """The slots that each query sees: `visible` [B, H, T, M] and, of those, `grad_mask`.
-
-    Keys and values of slots that are not live are constants to the gradient; the query always
-    gets its gradient. live has 1 in place of T if it is the same for all queries. `multiplicity`
-    [B, H, T, M] says how often a slot counts in the softmax; None for once.
-    """
+    """The slots that each query sees."""
 
     visible: Tensor
-    grad_mask: Tensor
+    """Which slots each query sees [B, H, T, M]."""
+    gradient: Tensor | bool = True
+    """Whether gradient enters keys and values of visible slots: for all, or a mask [B, H, T, M],
+    with 1 in place of T if it is the same for all queries. Queries always get their gradient."""
     multiplicity: Tensor | None = None
+    """How often a slot counts in the softmax [B, H, T, M]; None: once."""
 
-    def __or__(self, other: tuple[Tensor | None, ...]) -> Selection:
+    def __or__(self, other: tuple[Any, ...]) -> Selection:
         assert isinstance(other, Selection)
-        visible, multiplicity = self.visible | other.visible, None
-        counts = [
-            multiplicity
-            for multiplicity in (self.multiplicity, other.multiplicity)
-            if multiplicity is not None
-        ]
+        gradient: Tensor | bool = True
+        if self.gradient is not True or other.gradient is not True:
+            gradient = (self.visible & self.gradient) | (other.visible & other.gradient)
+        counts = [x for x in (self.multiplicity, other.multiplicity) if x is not None]
+        multiplicity = None
         if counts:
             once = counts[0].new_ones(())
-            mine, others = (
-                once if t is None else t for t in (self.multiplicity, other.multiplicity)
-            )
+            mine, others = (once if x is None else x for x in (self[2], other[2]))
             multiplicity = mine.where(self.visible, others)
-        if self.all_gradient and other.all_gradient:
-            return Selection(visible, visible, multiplicity)
-        grad_mask = (self.grad_mask & self.visible) | (other.grad_mask & other.visible)
-        return Selection(visible, grad_mask, multiplicity)
+        return Selection(self.visible | other.visible, gradient, multiplicity)
+
+    def without(self, taken: Tensor) -> Selection:
+        """Return the selection without the slots `taken` [B, H, T, M]."""
+        return self._replace(visible=self.visible & ~taken)
 
     @property
-    def all_gradient(self) -> bool:
-        """Whether gradient enters all that is visible; known from how the selection was made."""
-        return self.grad_mask is self.visible
+    def grad_mask(self) -> Tensor:
+        """`gradient` as a mask that broadcasts to [B, H, T, M]."""
+        if isinstance(self.gradient, bool):
+            return self.visible.new_full((1, 1, 1, 1), self.gradient)
+        return self.gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What a reading chooses from.
-
-    query [B, H, T, D] and `memory` are un-rotated, `frame` and `positions` say how attention turns
-    them; taken [B, H, T, M] are the slots that are free or already read; logits [B, H, T, M] are
-    the attention logits of all slots under the position scheme, None if that scheme needs the
-    choice first.
-    """
+    """What a reading chooses from."""
 
     memory: Memory
+    """The slots; their keys are not rotated."""
     query: Tensor
+    """Queries [B, H, T, D], scaled and not rotated."""
     frame: Frame
+    """The positions of the queries."""
     positions: Positions
+    """The position scheme, which says how attention rotates queries and keys."""
     taken: Tensor
+    """Slots that are free or read already [B, H, T, M]; a selection of them is ignored."""
     logits: Tensor | None
+    """Attention logits of all slots [B, H, T, M] for a reading that `searches`, else None."""
     layer: int
+    """The index of the layer."""
 
     @property
     def queries(self) -> Tensor:
-        """The places of the queries in their documents [B, T]."""
+        """The positions of the queries in their documents [B, T]."""
         return self.frame.positions
 
     @property
@@ -93,15 +93,37 @@ class View:
 
     @property
     def scores(self) -> Tensor:
-        """The logits, as constants."""
-        assert self.logits is not None, "validation refuses a search under such a position scheme"
+        """The attention logits of all slots [B, H, T, M], as constants.
+
+        Raises ValueError for a reading that does not say `searches = True`.
+        """
+        if self.logits is None:
+            raise ValueError(
+                "a reading that uses view.scores must say so in its class: searches = True"
+            )
         return self.logits.detach()
 
-    def cosines(self) -> Tensor:
-        """Cosines of queries and keys as attention turns them [B, H, T, M], as constants.
+    def rotated(self) -> tuple[Tensor, Tensor]:
+        """Return rotated queries [B, H, T, D] and keys [B, G, M, D], as constants.
 
-        So the query is rotated and the key is not under memory.positions=zero, as in Extended Mind;
-        neither is under `none`.
+        Their products are `scores`. For readings that score by another function of rotated keys,
+        as the bounds of a page. Raises ValueError for a position scheme that rotates a key
+        differently for different queries.
+        """
+        if not self.positions.one_rotation:
+            raise ValueError(
+                f"{self.positions.label} rotates a key differently for different queries; a "
+                "reading that uses view.rotated() needs memory.positions=zero, true or none"
+            )
+        (rotation,) = self.positions.rotations(self.memory, self.frame)
+        query = self.frame.rotate(self.query.detach(), rotation.queries)
+        return query, self.frame.rotate(self.memory.keys.detach(), rotation.keys)
+
+    def cosines(self) -> Tensor:
+        """Return cosines of queries and keys as attention rotates them [B, H, T, M], as constants.
+
+        Under memory.positions=zero the query is rotated and the key is not, as in Extended Mind;
+        under `none` neither is.
         """
         query, keys = to_unit_length(self.query), to_unit_length(self.memory.keys)
         with full_precision(query):
@@ -109,34 +131,32 @@ class View:
 
 
 class Search(NamedTuple):
-    """A choice of the best slots, described so that it can be made without writing all logits.
-
-    Each query and head reads its `topk` best slots, of those that are left, by the attention logit
-    or by the `cosine` of query and key as attention turns them; none whose measure is below
-    `threshold`.
-    """
+    """A top-k search, described so that it can be done without materialising all logits."""
 
     topk: int
+    """Slots that each query and head reads, among those not read yet."""
     cosine: bool
+    """Whether slots are ranked by the cosine of rotated query and key, else by the logit."""
     threshold: float | None
-    grad_mask: bool
-    """Whether gradient enters what is chosen."""
+    """The least cosine of a slot that is read; None: no threshold."""
+    gradient: bool
+    """Whether gradient enters the slots that are found."""
 
 
 class Reading(Option, ABC):
-    """Memory reading (UniMem, section 3). Readings unite with `|`; a slot is read once."""
+    """Memory reading (UniMem, section 3). Readings are combined by `|`; a slot is read once."""
 
     searches: ClassVar[bool] = False
-    """Whether the choice depends on content; such readings choose last, from what is left."""
+    """Whether the selection depends on content (`view.scores`); such readings select last."""
 
     by_place: ClassVar[bool] = False
-    """Whether the choice depends on places alone, so that `links` says it for any two tokens."""
+    """Whether the selection depends on positions only, as `links` gives it for any two tokens."""
 
     gapless: bool = False
     """Whether each query sees the oldest slots, the newest, or both, and no others."""
 
     whole_blocks: ClassVar[bool] = False
-    """Whether each block of which anything is read is read whole, beside other readings too."""
+    """Whether a block with a slot that any reading selects is read whole."""
 
     up_to_newest: bool = False
     """Whether a query that sees a slot sees all newer ones."""
@@ -149,21 +169,25 @@ class Reading(Option, ABC):
 
     @property
     def search(self) -> Search | None:
-        """What a reading that `searches` looks for; None if only `select` can say."""
+        """The top-k search that equals `select`; None if there is none."""
         return None
 
     @property
     def reach(self) -> tuple[int, int] | None:
-        """How many of the oldest slots all queries see, and of the newest any can; None for all.
+        """The numbers of oldest and newest slots that queries can see; None: all slots.
 
-        A promise for a memory whose slots stand in the order of their places, no two at one. It
-        lets attention leave out what lies between.
+        It holds for a memory whose slots are in the order of their positions, all different. The
+        fast form leaves out the slots between.
         """
         return None
 
     @abstractmethod
     def select(self, view: View) -> Selection:
-        """Choose slots for each query."""
+        """Return the slots that each query sees; slots that are `view.taken` are left out later."""
+
+    def choose(self, view: View) -> Selection:
+        """Return `select` without the slots that are free or read already."""
+        return self.select(view).without(view.taken)
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:
         """Return which tokens see which by their places, or how often.
@@ -175,22 +199,22 @@ class Reading(Option, ABC):
 
     @property
     def parts(self) -> tuple[Reading, ...]:
-        """The readings that this one unites."""
+        """The readings that this one combines."""
         return (self,)
 
     @property
     def band(self) -> int | None:
-        """The window w, if beside the oldest slots queries see just those at distance 1 to w."""
+        """The window w, if queries see the oldest slots and those at distance 1 to w, no others."""
         return None
 
     @property
     def content_free(self) -> tuple[Reading, ...]:
-        """Those of its parts that read slots without looking at content."""
+        """The parts that read slots by position only."""
         return tuple(p for p in self.parts if p.unit == "slots" and not p.searches)
 
     @property
     def search_for(self) -> Search | None:
-        """What its only part that searches looks for; None if there is none or only it can say."""
+        """The search of the only part that searches; None if there is no such search."""
         searching = [part for part in self.parts if part.searches]
         search = searching[0].search if len(searching) == 1 else None
         return search if search is not None and search.topk else None
@@ -200,7 +224,7 @@ class Reading(Option, ABC):
 
 
 class PlaceReading(Reading):
-    """A reading that chooses by place; a slot may count several times. Gradient flows."""
+    """A reading by position; a slot may count several times. Gradient enters its slots."""
 
     by_place: ClassVar[bool] = True
 
@@ -209,18 +233,15 @@ class PlaceReading(Reading):
         """Return which tokens see which by their places, or how often; see `Reading.links`."""
 
     def select(self, view: View) -> Selection:
-        """Choose the linked slots that are left."""
+        """Select the linked slots."""
         queries, places = view.queries[:, None, :, None], repeat_kv(view.memory.places, view.heads)
-        multiplicity = self.links(queries, places[:, :, None, :], view.heads, view.layer)
-        visible = (multiplicity > 0) & ~view.taken
-        return Selection(
-            visible, visible, multiplicity if multiplicity.dtype.is_floating_point else None
-        )
+        linked = self.links(queries, places[:, :, None, :], view.heads, view.layer)
+        return Selection(linked > 0, True, linked if linked.dtype.is_floating_point else None)
 
 
 @final
 class CombinedReading(Reading):
-    """Several readings as one: each chooses among the slots that those before it left."""
+    """Several readings as one: each selects among the slots that earlier ones have not read."""
 
     def __init__(self, parts: Iterable[Reading]):
         self._parts = tuple(sorted(_distinct(parts), key=lambda part: part.searches))
@@ -236,9 +257,9 @@ class CombinedReading(Reading):
     def select(self, view: View) -> Selection:
         """Choose in turn, content-free readings first."""
         first, *others = self._parts
-        chosen = first.select(view)
+        chosen = first.choose(view)
         for part in others:
-            chosen |= part.select(replace(view, taken=view.taken | chosen.visible))
+            chosen |= part.choose(replace(view, taken=view.taken | chosen.visible))
         return chosen
 
     def links(self, queries: Tensor, keys: Tensor, heads: int, layer: int) -> Tensor:

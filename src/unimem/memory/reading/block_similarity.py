@@ -117,8 +117,7 @@ class BlockSimilarity(Reading):
         chosen = self._widened(chosen & candidate) & candidate
         read = chosen | touched
         each = block[:, None, None, :].expand(*read.shape[:3], -1)
-        visible = read.gather(-1, each) & ~view.taken
-        return Selection(visible, visible if self.grad_topk else visible.new_zeros(()))
+        return Selection(read.gather(-1, each), self.grad_topk)
 
     def _widened(self, chosen: Tensor) -> Tensor:
         """Add the neighbours of the chosen blocks."""

@@ -17,5 +17,4 @@ class NoReading(Reading):
 
     def select(self, view: View) -> Selection:
         """Choose no slot."""
-        nothing = view.taken.new_zeros(view.taken.shape)
-        return Selection(nothing, nothing)
+        return Selection(view.taken.new_zeros(view.taken.shape))

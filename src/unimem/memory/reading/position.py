@@ -59,14 +59,11 @@ class Position(PlaceReading):
 
     def select(self, view: View) -> Selection:
         """Choose by distance and by rank."""
-        memory, free = view.memory, ~view.taken
+        memory = view.memory
         queries, keys = view.queries[:, None, :, None], memory.places[:, :, None, :]
         near = repeat_kv(self._near(queries, keys), view.heads)
         oldest = repeat_kv((memory.used.cumsum(2) <= self.num_global)[:, :, None, :], view.heads)
-        visible = (near | oldest) & free
-        if self.grad_global or not self.num_global:
-            return Selection(visible, visible)
-        return Selection(visible, ~oldest)
+        return Selection(near | oldest, self.grad_global or not self.num_global or ~oldest)
 
     def _near(self, queries: Tensor, keys: Tensor) -> Tensor:
         block = self.window_block

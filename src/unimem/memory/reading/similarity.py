@@ -62,7 +62,7 @@ class Similarity(Reading):
         scores = view.cosines() if self.metric == "cosine" else view.scores
         left = scores.masked_fill(view.taken, float("-inf"))
         best = left.topk(min(self.topk, len(view.memory)), -1).indices
-        visible = view.taken.new_zeros(scores.shape).scatter(-1, best, True) & ~view.taken
+        visible = view.taken.new_zeros(scores.shape).scatter(-1, best, True)
         if self.threshold is not None:
             visible &= scores >= self.threshold
-        return Selection(visible, visible if self.grad_topk else visible.new_zeros(()))
+        return Selection(visible, self.grad_topk)
