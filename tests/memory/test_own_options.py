@@ -71,23 +71,18 @@ MISTAKES = {
     ),
     "no option": ("\nclass Mine: ...\n", r"must define one subclass of Reading, and defines none"),
     "knob without a value": (
-        "\n@option\nclass Mine(Reading):\n    far: int\n    def select(self, view): ...\n",
-        r"memory\.reading=mine needs memory\.far, .* set it with \+memory\.far=",
+        "\n@option\nclass Mine(Reading):\n    far: int = 1\n    def select(self, view): ...\n",
+        r"mine\.yaml lacks a value for far, as far: \.\.\.",
     ),
+    "no select": ("\n@option\nclass Mine(Reading): ...\n", r"class Mine lacks the method select"),
 }
 
 
 @pytest.mark.parametrize(("code", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_an_options_file_is_told_in_a_sentence(reading, code, message):
-    with pytest.raises(ConfigError, match=message):
-        reading(code)
-
-
-def test_a_reading_by_content_that_does_not_say_so_is_told_what_to_write(reading):
-    code = "\n@option\nclass Mine(Reading):\n    def select(self, view):\n"
-    memory = reading(code + "        return Selection(view.scores > 0)\n")
-    with pytest.raises(ValueError, match=r"must say so in its class: searches = True"):
-        read(attach(make_model(), memory), tokens(1, 20))
+    for more in ([], ["memory.far=2"]):
+        with pytest.raises(ConfigError, match=message):
+            reading(code, *more)
 
 
 QUEST = """
@@ -95,7 +90,6 @@ QUEST = """
 class Mine(Reading):
     '''Quest (Tang 2024, arXiv 2406.10774): the pages of greatest upper bound of the logit.'''
 
-    searches = True
     page: int
     pages: int
 

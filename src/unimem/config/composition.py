@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from unimem.config.errors import ConfigError, report
+from unimem.config.errors import ConfigError, options_readable, report
 from unimem.config.explain import OF_COMPOSING, explain, search_path, several_values
 from unimem.config.schema import TEXT_SETTINGS
 from unimem.config.values import plain
@@ -52,6 +52,7 @@ def text_as_written(lines: Sequence[str]) -> list[str]:
     return as_written(lines, TEXT_SETTINGS)
 
 
+@options_readable()
 def compose_node(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose a primary configuration of `conf/`, unchecked.
 

@@ -11,11 +11,11 @@ from pydantic import (
     ValidationError,
 )
 
-from unimem.config.errors import ConfigError, report
+from unimem.config.errors import ConfigError, options_readable, report
 from unimem.config.schema import SETTINGS
 from unimem.interpolation import guarded, refusal
 from unimem.memory.depth import Place, in_order
-from unimem.memory.registry import DIMENSIONS, PlanError, field_types, known_option
+from unimem.memory.registry import DIMENSIONS, field_types, known_option
 from unimem.memory.settings import unused_knobs, usual
 from unimem.settings import (
     as_declared,
@@ -23,6 +23,7 @@ from unimem.settings import (
 )
 
 
+@options_readable()
 def resolve(node: DictConfig) -> dict[str, Any]:
     """Return a composed configuration as plain values, with interpolations resolved.
 
@@ -40,11 +41,8 @@ def resolve(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(report([f"{key} must stay, with its settings" for key in gone]))
     if "preset" in values:
         raise ConfigError("preset: a method's file sets its budgets under memory:, without preset:")
-    try:
-        _follow(values)
-        return canonical(values)
-    except PlanError as error:  # the file of an option
-        raise ConfigError(report(list(error.problems))) from None
+    _follow(values)
+    return canonical(values)
 
 
 _NODES_OF_RUNS = ("memory", "memory.injection", "data", "model", "method")

@@ -67,7 +67,7 @@ class LayerPlan:
         A slot that is written for several tokens stands for them; a landmark takes a slot and
         stands for no token.
         """
-        if any(writing.unit != "slots" for writing in self.writings) or not self.writings:
+        if any(writing.memory_kind != "slots" for writing in self.writings) or not self.writings:
             return None
         slots = sum(writing.count(segment_length) for writing in self.writings)
         many = 10**6 * slots
@@ -125,7 +125,7 @@ class LayerPlan:
     @property
     def reads_matrix(self) -> bool:
         """Whether an associative memory is read, behind a gate of its own."""
-        return any(reading.unit == "matrix" for reading in self.reading.parts)
+        return any(reading.memory_kind == "matrix" for reading in self.reading.parts)
 
     @property
     def observes(self) -> frozenset[str]:

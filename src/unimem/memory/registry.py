@@ -61,30 +61,47 @@ def _own_folder(dimension: str) -> str:
 
 
 def option_class(dimension: str, name: str) -> type[Any]:
-    """Return the class of an option: the only subclass of the dimension's base in its file.
+    """Return the class of an option: the only `@option` of the dimension in its file.
 
-    Raises `PlanError` if the file defines none or several, or if the class is not an `@option`.
+    Raises `PlanError` if the file defines none, several or an incomplete one, or if the yaml beside
+    it lacks a knob.
     """
-    module = _own_module(dimension, name) or import_module(f"unimem.memory.{dimension}.{name}")
-    found = [
+    own = _own_module(dimension, name)
+    module, base = own or import_module(f"unimem.memory.{dimension}.{name}"), BASES[dimension]
+    derived = [
         member
         for member in vars(module).values()
         if isinstance(member, type)
         and member.__module__ == module.__name__
-        and issubclass(member, BASES[dimension])
+        and issubclass(member, base)
     ]
-    file, base = module.__file__, BASES[dimension].__name__
-    if len(found) != 1:
-        names = ", ".join(member.__name__ for member in found) or "none"
-        raise PlanError([f"{file} must define one subclass of {base}, and defines {names}"])
-    if "__pydantic_fields__" not in vars(found[0]):
+    found = [member for member in derived if "__pydantic_fields__" in vars(member)]
+    file, names = module.__file__, ", ".join(member.__name__ for member in found or derived)
+    if derived and not found:
         raise PlanError(
             [
-                f"{file}: the class {found[0].__name__} lacks the decorator @option "
+                f"{file}: the class {names} lacks the decorator @option "
                 "(from unimem.memory.option import option)"
             ]
         )
+    if len(found) != 1:
+        raise PlanError(
+            [f"{file} must define one subclass of {base.__name__}, and defines {names or 'none'}"]
+        )
+    if lacking := sorted(getattr(found[0], "__abstractmethods__", ())):
+        raise PlanError([f"{file}: the class {names} lacks the method {', '.join(lacking)}"])
+    if own is not None and dimension in DIMENSIONS[:3]:
+        _require_knobs(Path(str(file)).with_suffix(".yaml"), found[0])
     return found[0]
+
+
+def _require_knobs(file: Path, declared: type[Any]) -> None:
+    """Raise `PlanError` if the yaml of an option lacks a value for one of its fields."""
+    text = file.read_text() if file.is_file() else ""
+    knobs = {line.partition(":")[0] for line in text.splitlines()}
+    lacking = [field.name for field in fields(declared) if field.name not in knobs]
+    if lacking:
+        raise PlanError([f"{file} lacks a value for {' and '.join(lacking)}, as {lacking[0]}: ..."])
 
 
 def known_option(dimension: str, name: str) -> bool:

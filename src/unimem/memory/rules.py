@@ -90,8 +90,10 @@ class Chosen:
 
     def _units(self) -> Iterable[str]:
         """Match what is written, kept and read: slots, or the matrix of an associative memory."""
-        written = {writing.unit: writing for writing in self.writings if not writing.at_input}
-        read = {reading.unit: reading for reading in self.readings}
+        written = {
+            writing.memory_kind: writing for writing in self.writings if not writing.at_input
+        }
+        read = {reading.memory_kind: reading for reading in self.readings}
         for unit, reading in read.items():
             if unit != "nothing" and unit not in written:
                 yield (

@@ -162,7 +162,7 @@ class MemorySettings(BaseModel):
         managements = [option_class("management", name) for name in self.management]
         stores = any(management.keeps for management in managements)
         readings = [option_class("reading", name) for name in self.reading]
-        reads = any(reading.unit != "nothing" for reading in readings)
+        reads = any(reading.memory_kind != "nothing" for reading in readings)
         writings = [option_class("writing", name) for name in self.writing]
         writes_layers = any(issubclass(writing, LayerWriting) for writing in writings)
         writes_input = any(issubclass(writing, InputWriting) for writing in writings)
@@ -260,7 +260,7 @@ def unused_knobs(memory: Mapping[str, Any]) -> dict[str, Any]:
     ]
     options = {option: option_class(*option) for option in chosen if known_option(*option)}
     reads = any(
-        dimension == "reading" and option.unit != "nothing"
+        dimension == "reading" and option.memory_kind != "nothing"
         for (dimension, _), option in options.items()
     )
     soft = any(issubclass(option, InputWriting) for option in options.values())

@@ -43,7 +43,7 @@ class Recompress(Management):
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse to compress what is no longer token by token."""
         for writing in chosen.writings:
-            if writing.unit == "slots" and not (writing.at_input or writing.every_token):
+            if writing.memory_kind == "slots" and not (writing.at_input or writing.every_token):
                 yield (
                     "memory.management=recompress pools neighbouring tokens of the text, which "
                     f"{writing.label} does not leave in memory one by one; choose "

@@ -20,7 +20,8 @@ class Associative(Reading):
     each head weighs the answer against all that is read otherwise.
     """
 
-    unit: ClassVar[str] = "matrix"
+    searches: ClassVar[bool] = False
+    memory_kind: ClassVar[str] = "matrix"
 
     def problems(self, chosen: Chosen) -> Iterable[str]:
         """Refuse a softmax."""

@@ -95,11 +95,12 @@ class View:
     def scores(self) -> Tensor:
         """The attention logits of all slots [B, H, T, M], as constants.
 
-        Raises ValueError for a reading that does not say `searches = True`.
+        Raises ValueError if they are not computed.
         """
         if self.logits is None:
             raise ValueError(
-                "a reading that uses view.scores must say so in its class: searches = True"
+                f"view.scores has no logits: {self.positions.label} needs the selection first, or "
+                "the reading's class says searches = False"
             )
         return self.logits.detach()
 
@@ -146,7 +147,7 @@ class Search(NamedTuple):
 class Reading(Option, ABC):
     """Memory reading (UniMem, section 3). Readings are combined by `|`; a slot is read once."""
 
-    searches: ClassVar[bool] = False
+    searches: ClassVar[bool] = True
     """Whether the selection depends on content (`view.scores`); such readings select last."""
 
     by_place: ClassVar[bool] = False
@@ -161,7 +162,7 @@ class Reading(Option, ABC):
     up_to_newest: bool = False
     """Whether a query that sees a slot sees all newer ones."""
 
-    unit: ClassVar[str] = "slots"
+    memory_kind: ClassVar[str] = "slots"
     """What it reads: `slots`, or the `matrix` of an associative memory."""
 
     crossbatch: int = 0
@@ -210,7 +211,7 @@ class Reading(Option, ABC):
     @property
     def content_free(self) -> tuple[Reading, ...]:
         """The parts that read slots by position only."""
-        return tuple(p for p in self.parts if p.unit == "slots" and not p.searches)
+        return tuple(p for p in self.parts if p.memory_kind == "slots" and not p.searches)
 
     @property
     def search_for(self) -> Search | None:
@@ -226,6 +227,7 @@ class Reading(Option, ABC):
 class PlaceReading(Reading):
     """A reading by position; a slot may count several times. Gradient enters its slots."""
 
+    searches: ClassVar[bool] = False
     by_place: ClassVar[bool] = True
 
     @abstractmethod

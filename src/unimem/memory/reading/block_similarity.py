@@ -38,7 +38,6 @@ class BlockSimilarity(Reading):
     what this reading shows unless `grad_topk` is set.
     """
 
-    searches: ClassVar[bool] = True
     whole_blocks: ClassVar[bool] = True
 
     block_size: Annotated[int, Field(gt=0)]
@@ -83,7 +82,7 @@ class BlockSimilarity(Reading):
                 "its segment too; losses are those of the method, not of a strictly causal model"
             )
         for reading in chosen.readings:
-            if reading.unit == "slots" and not (reading is self or reading.gapless):
+            if reading.memory_kind == "slots" and not (reading is self or reading.gapless):
                 yield (
                     f"memory.reading=block_similarity reads what {reading.label} leaves out of a "
                     "block too: a block of which it shows a slot is read whole"

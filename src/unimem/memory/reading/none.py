@@ -13,7 +13,8 @@ from unimem.memory.reading.base import Reading, Selection, View
 class NoReading(Reading):
     """Read nothing from a layer's memory; soft tokens at the input need no reading."""
 
-    unit: ClassVar[str] = "nothing"
+    searches: ClassVar[bool] = False
+    memory_kind: ClassVar[str] = "nothing"
 
     def select(self, view: View) -> Selection:
         """Choose no slot."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, Literal, final
 
 from pydantic import Field
 
@@ -26,8 +26,6 @@ class Similarity(Reading):
     enters the slots read this way unless `grad_topk` is set. `crossbatch` is as in
     memory.reading=all.
     """
-
-    searches: ClassVar[bool] = True
 
     topk: Annotated[int, Field(ge=0)]
     metric: Literal["dot", "cosine"] = "dot"

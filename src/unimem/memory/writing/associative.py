@@ -25,7 +25,7 @@ class Associative(LayerWriting):
 
     merges: ClassVar[bool] = True
 
-    unit: ClassVar[str] = "matrix"
+    memory_kind: ClassVar[str] = "matrix"
 
     delta: bool = False
 

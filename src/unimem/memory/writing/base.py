@@ -20,7 +20,7 @@ class Writing(Option, ABC):
     at_input: ClassVar[bool] = False
     """Whether its unit is soft tokens, fed back at the model's input."""
 
-    unit: ClassVar[str] = "slots"
+    memory_kind: ClassVar[str] = "slots"
     """What it leaves behind in a layer: `slots`, or the `matrix` of an associative memory."""
 
     every_token: ClassVar[bool] = False

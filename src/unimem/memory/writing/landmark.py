@@ -55,7 +55,7 @@ class Landmark(LayerWriting):
                 "memory.writing=landmark leaves the text in memory already, in blocks; leave the "
                 "other writings out"
             )
-        readings = [reading for reading in chosen.readings if reading.unit == "slots"]
+        readings = [reading for reading in chosen.readings if reading.memory_kind == "slots"]
         parting = [reading for reading in readings if not reading.up_to_newest]
         if parting and not any(reading.whole_blocks for reading in readings):
             yield (
