@@ -29,8 +29,8 @@ def setting(overrides, ages, nll=2.0):
 
 
 def test_what_each_slot_gets_is_one_where_all_are_read_alike(tmp_path):
-    panel = make_panel(tmp_path, setting("method=a", recorded(l0=[0.3, 0.1], l4=[0.1, 0.3])))
-    ages = ages_of(panel.readings[0])
+    comparison = make_panel(tmp_path, setting("method=a", recorded(l0=[0.3, 0.1], l4=[0.1, 0.3])))
+    ages = ages_of(comparison.readings[0])
     assert ages is not None and ages.edges == [1, 9, 17]
     np.testing.assert_allclose(ages.share, [[0.3, 0.1], [0.1, 0.3]])
     np.testing.assert_allclose(ages.relative(), [1.0, 1.0])
@@ -45,17 +45,19 @@ def test_what_each_slot_gets_is_a_multiple_of_the_mean(tmp_path):
 
 
 def test_runs_without_ages_have_no_figure(tmp_path):
-    panel = make_panel(tmp_path, Made(overrides="method=a"))
-    assert ages_of(panel.readings[0]) is None
-    assert list(draw_ages(panel, [0], colours_of(panel.labels), tmp_path / "ages.png")) == []
+    comparison = make_panel(tmp_path, Made(overrides="method=a"))
+    assert ages_of(comparison.readings[0]) is None
+    assert (
+        list(draw_ages(comparison, [0], colours_of(comparison.labels), tmp_path / "ages.png")) == []
+    )
 
 
 def test_ages_of_other_segments_and_of_too_many_settings_are_named(tmp_path):
     many = [setting(f"injection_layer={i}", recorded(l0=[0.1, 0.2]), nll=i) for i in range(9)]
     other = setting("injection_layer=9", recorded(l0=[0.1]) | {"edges": [1, 5]}, nll=9)
-    panel = make_panel(tmp_path, *many, other)
-    colours = colours_of(panel.labels)
-    (picture,) = draw_ages(panel, range(10), colours, tmp_path / "ages.png")
+    comparison = make_panel(tmp_path, *many, other)
+    colours = colours_of(comparison.labels)
+    (picture,) = draw_ages(comparison, range(10), colours, tmp_path / "ages.png")
     assert picture.path.read_bytes()[:4] == b"\x89PNG"
     assert "2 of 10 settings are left out here" in picture.caption
     assert "range" not in picture.caption
@@ -63,15 +65,19 @@ def test_ages_of_other_segments_and_of_too_many_settings_are_named(tmp_path):
 
 @pytest.mark.parametrize("layers", [["l0"], ["l0", "l1"]])
 def test_the_band_is_named_where_there_are_several_layers(tmp_path, layers):
-    panel = make_panel(tmp_path, setting("method=a", recorded(**dict.fromkeys(layers, [0.1, 0.2]))))
-    (picture,) = draw_ages(panel, [0], colours_of(panel.labels), tmp_path / "ages.png")
+    comparison = make_panel(
+        tmp_path, setting("method=a", recorded(**dict.fromkeys(layers, [0.1, 0.2])))
+    )
+    (picture,) = draw_ages(comparison, [0], colours_of(comparison.labels), tmp_path / "ages.png")
     assert ("mean of the layers and their range" in picture.caption) == (len(layers) > 1)
 
 
 def test_bands_of_many_settings_are_not_drawn(tmp_path):
     ages = recorded(l0=[0.1, 0.2], l1=[0.2, 0.1])
-    panel = make_panel(tmp_path, *(setting(f"method=m{i}", ages) for i in range(4)))
-    (picture,) = draw_ages(panel, range(4), colours_of(panel.labels), tmp_path / "ages.png")
+    comparison = make_panel(tmp_path, *(setting(f"method=m{i}", ages) for i in range(4)))
+    (picture,) = draw_ages(
+        comparison, range(4), colours_of(comparison.labels), tmp_path / "ages.png"
+    )
     assert "mean of the layers;" in picture.caption and "range" not in picture.caption
 
 
@@ -79,9 +85,11 @@ def test_an_age_that_is_not_read_has_a_triangle_and_no_line_through_the_floor(tm
     """Other values below the floor of the logarithmic axis are the same figure."""
 
     def draw(name, least):
-        panel = make_panel(tmp_path / name, setting("method=a", recorded(l0=[0.3, 0.1, least])))
+        comparison = make_panel(
+            tmp_path / name, setting("method=a", recorded(l0=[0.3, 0.1, least]))
+        )
         path = tmp_path / f"{name}.png"
-        (picture,) = draw_ages(panel, [0], colours_of(panel.labels), path)
+        (picture,) = draw_ages(comparison, [0], colours_of(comparison.labels), path)
         return picture.caption, path.read_bytes()
 
     caption, image = draw("zero", 0.0)

@@ -2,7 +2,7 @@ from helpers.made_study import Made, make_study
 
 from unimem.results.claims.page import claim_blocks, decide
 from unimem.results.claims.statements import read_checks
-from unimem.results.comparison import panels
+from unimem.results.comparison import comparisons
 from unimem.results.render.blocks import Code, Paragraph, Table
 
 BOTH = (
@@ -14,7 +14,7 @@ BOTH = (
 
 
 def decided(study, *statements):
-    found = panels(study.groups())
+    found = comparisons(study.groups())
     return [
         (decision.corpus, decision.judgement.verdict)
         for decision in decide(read_checks(statements), found)
@@ -22,8 +22,8 @@ def decided(study, *statements):
 
 
 def test_corpora_are_panels_whose_settings_need_not_name_them(tmp_path):
-    found = panels(make_study(tmp_path, *BOTH).groups())
-    assert [(panel.name, panel.labels) for panel in found] == [
+    found = comparisons(make_study(tmp_path, *BOTH).groups())
+    assert [(comparison.name, comparison.labels) for comparison in found] == [
         ("markov", ["vanilla", "rmt"]),
         ("urn", ["vanilla", "rmt"]),
     ]
@@ -36,8 +36,11 @@ def test_corpora_of_one_name_are_told_apart(tmp_path):
         if (more := {"corpus": {"digest": str(n), "summary": "markov: 8 documents"}})
         for method in ("vanilla", "rmt")
     ]
-    found = panels(make_study(tmp_path, *cells).groups())
-    assert [panel.name for panel in found] == ["markov, data.length=64", "markov, data.length=128"]
+    found = comparisons(make_study(tmp_path, *cells).groups())
+    assert [comparison.name for comparison in found] == [
+        "markov, data.length=64",
+        "markov, data.length=128",
+    ]
 
 
 def test_a_statement_is_judged_on_every_corpus_that_it_speaks_of(tmp_path):
@@ -60,7 +63,7 @@ def test_a_statement_is_judged_on_every_corpus_that_it_speaks_of(tmp_path):
 
 def test_the_claim_stands_with_its_verdicts_and_with_the_scale(tmp_path):
     study = make_study(tmp_path, *BOTH, claim="RMT helps.", profile="cpu", published={"rmt": 9.5})
-    found = panels(study.groups())
+    found = comparisons(study.groups())
     decisions = decide(read_checks([{"lower": "method=rmt", "than": "method=vanilla"}]), found)
     text = "\n".join(block.markdown() for block in claim_blocks(study, found, decisions))
     assert "RMT helps." in text and "1 held, 1 did not hold." in text

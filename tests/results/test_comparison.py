@@ -8,7 +8,7 @@ from helpers.small_study import copy_of, small_study
 
 from unimem.evaluation.statistics import several_seeds
 from unimem.evaluation.tokens import TokenTable
-from unimem.results.comparison import holm, panels, pareto_front
+from unimem.results.comparison import comparisons, holm, pareto_front
 from unimem.results.select import Select
 from unimem.results.study import Group, read_study
 from unimem.runs.records import read_result
@@ -58,11 +58,11 @@ def test_pareto_front_has_no_point_beaten_in_both():
 def test_groups_pool_seeds_and_are_held_against_vanilla(output):
     groups = read_study(output, "small").groups()
     assert [g.label for g in groups] == ["vanilla", "injection_layer=0", "injection_layer=1"]
-    (panel,) = panels(groups)
-    assert panel.reference == 0 and [len(r.seeds) for r in panel.readings] == [2, 2, 1]
-    document = panel.readings[0].table.document
-    assert panel.levels[0] == several_seeds(losses(groups[0]), document)
-    paired = panel.against_reference[2]
+    (comparison,) = comparisons(groups)
+    assert comparison.reference == 0 and [len(r.seeds) for r in comparison.readings] == [2, 2, 1]
+    document = comparison.readings[0].table.document
+    assert comparison.levels[0] == several_seeds(losses(groups[0]), document)
+    paired = comparison.against_reference[2]
     difference = losses(groups[2]) - losses(groups[0])[:1].astype(np.float64)
     assert paired.seeds == 1 and paired.estimate == several_seeds(difference, document)
 
@@ -71,18 +71,22 @@ def test_nothing_is_claimed_from_two_seeds(output, tmp_path):
     copied = copy_of(output, tmp_path)
     groups = read_study(copied, "small").groups()
     shift(groups[1], -5.0)
-    (panel,) = panels(groups)
-    assert panel.best == 1 and panel.ties == {0, 1, 2}
-    assert panel.against_reference[1].p < 1e-6 and not panel.against_reference[1].claimed
+    (comparison,) = comparisons(groups)
+    assert comparison.best == 1 and comparison.ties == {0, 1, 2}
+    assert comparison.against_reference[1].p < 1e-6 and not comparison.against_reference[1].claimed
 
 
 def test_with_three_seeds_a_clear_difference_is_claimed_and_the_best_is_alone(output, tmp_path):
     copied = third_seed(copy_of(output, tmp_path))
     groups = read_study(copied, "small").groups()
     shift(groups[1], -5.0)
-    (panel,) = panels(groups)
-    assert panel.best == 1 and 0 not in panel.ties and panel.against_reference[1].claimed
-    assert 2 in panel.ties  # it has too few seeds to be told from anything
+    (comparison,) = comparisons(groups)
+    assert (
+        comparison.best == 1
+        and 0 not in comparison.ties
+        and comparison.against_reference[1].claimed
+    )
+    assert 2 in comparison.ties  # it has too few seeds to be told from anything
 
 
 def test_share_of_the_gap_is_0_and_1_at_the_bounds(output, tmp_path):
@@ -93,24 +97,24 @@ def test_share_of_the_gap_is_0_and_1_at_the_bounds(output, tmp_path):
             table = TokenTable.load(cell.folder)
             table.columns["own"] = table.columns[bound]
             table.save(cell.folder)
-    (panel,) = panels(groups)
-    shares = [readings.gap_closed() for readings in panel.readings[:2]]
+    (comparison,) = comparisons(groups)
+    shares = [readings.gap_closed() for readings in comparison.readings[:2]]
     assert [share.mean for share in shares if share] == pytest.approx([0.0, 1.0])
 
 
 def test_by_position_adds_up_to_the_mean(output):
-    (panel,) = panels(read_study(output, "small").groups())
-    readings = panel.readings[0]
-    counts = np.histogram(readings.table.position, panel.edges())[0]
-    means = panel.by_position(readings.own.mean(0))
-    assert np.average(means, weights=counts) == pytest.approx(panel.levels[0].mean, rel=1e-6)
+    (comparison,) = comparisons(read_study(output, "small").groups())
+    readings = comparison.readings[0]
+    counts = np.histogram(readings.table.position, comparison.edges())[0]
+    means = comparison.by_position(readings.own.mean(0))
+    assert np.average(means, weights=counts) == pytest.approx(comparison.levels[0].mean, rel=1e-6)
 
 
 def test_recorded_is_the_median_of_the_seeds(output):
-    (panel,) = panels(read_study(output, "small").groups())
-    found = [read_result(cell.folder)["training_seconds"] for cell in panel.readings[0].cells]
-    assert panel.readings[0].recorded("training_seconds") == pytest.approx(sum(found) / 2)
-    assert panel.readings[0].recorded("evaluation", "scores", "own", "bits_per_byte") is None
+    (comparison,) = comparisons(read_study(output, "small").groups())
+    found = [read_result(cell.folder)["training_seconds"] for cell in comparison.readings[0].cells]
+    assert comparison.readings[0].recorded("training_seconds") == pytest.approx(sum(found) / 2)
+    assert comparison.readings[0].recorded("evaluation", "scores", "own", "bits_per_byte") is None
 
 
 def test_groups_of_other_documents_are_not_compared(output, tmp_path):
@@ -119,16 +123,16 @@ def test_groups_of_other_documents_are_not_compared(output, tmp_path):
     for cell in groups[1].finished.values():
         table = TokenTable.load(cell.folder).between(0, 20)
         table.save(cell.folder)
-    first, second = panels(groups)
+    first, second = comparisons(groups)
     assert [r.group.label for r in second.readings] == ["injection_layer=0"]
     assert len(first.readings) == 2 and second.against_reference == {}
 
 
 def test_reference_can_be_chosen_and_a_wrong_one_is_told(output):
     groups = read_study(output, "small").groups()
-    (panel,) = panels(groups, Select.read("injection_layer=1"))
-    assert panel.reference == 2 and panel.relative(2).mean == 0.0
-    assert panel.relative(0).mean == panel.against_reference[0].estimate.mean
-    assert not math.isnan(panel.relative(0).mean)
+    (comparison,) = comparisons(groups, Select.read("injection_layer=1"))
+    assert comparison.reference == 2 and comparison.relative(2).mean == 0.0
+    assert comparison.relative(0).mean == comparison.against_reference[0].estimate.mean
+    assert not math.isnan(comparison.relative(0).mean)
     with pytest.raises(ValueError, match="reference: no setting is rmt; there are vanilla, inj"):
-        panels(groups, Select.read({"method": "rmt"}))
+        comparisons(groups, Select.read({"method": "rmt"}))

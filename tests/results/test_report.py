@@ -12,7 +12,7 @@ from helpers.small_study import LEFT_OUT, copy_of, small_study
 from unimem.cli.study_report import summary
 from unimem.paths import config_root
 from unimem.results.claims.statements import read_checks
-from unimem.results.comparison import panels
+from unimem.results.comparison import comparisons
 from unimem.results.figures import colours_of_report, training_losses
 from unimem.results.report import copy_report, left_out, without_paths, write_study_report
 from unimem.results.study import read_study
@@ -75,12 +75,12 @@ def test_figures_name_the_corpus_the_model_and_its_size(tmp_path):
 
 
 def test_tables_hold_the_measured_numbers(page, output):
-    (panel,) = panels(read_study(output, "small").groups())
+    (comparison,) = comparisons(read_study(output, "small").groups())
     text = page.with_suffix(".md").read_text()
-    for readings, level in zip(panel.readings, panel.levels, strict=True):
+    for readings, level in zip(comparison.readings, comparison.levels, strict=True):
         assert f"| {readings.group.label} ≈ | {level.mean:.4f} [{level.low:.4f}, " in text
         assert f"| {len(readings.seeds)} of 2 |" in text
-    estimate = panel.against_reference[1].estimate
+    estimate = comparison.against_reference[1].estimate
     assert f"| injection_layer=0 | {estimate.mean:+.4f} [" in text
     assert f"| {math.exp(estimate.mean):.4f} [" in text and "not claimed" in text
 
@@ -96,7 +96,7 @@ def test_the_first_figure_is_below_the_headline(page):
 
 
 def test_every_table_is_a_csv_file_linked_in_the_page(page, output):
-    (panel,) = panels(read_study(output, "small").groups())
+    (comparison,) = comparisons(read_study(output, "small").groups())
     text, html = page.with_suffix(".md").read_text(), page.read_text()
     links = re.findall(r'download="([^"]+)" href="data:text/csv;charset=utf-8;base64,(.*?)"', html)
     assert html.count("<table") == len(links)
@@ -104,7 +104,7 @@ def test_every_table_is_a_csv_file_linked_in_the_page(page, output):
         assert base64.b64decode(data) == (page.parent / name).read_bytes()
         assert f"[{name}]({name})" in text
     rows = list(csv.DictReader((page.parent / "losses.csv").read_text().splitlines()))
-    for row, level in zip(rows, panel.levels, strict=True):
+    for row, level in zip(rows, comparison.levels, strict=True):
         assert float(row["nats per token"]) == level.mean
         assert float(row["nats per token, low"]) == level.low
 
@@ -400,7 +400,7 @@ def test_a_setting_has_one_colour_in_all_corpora_and_figures(tmp_path):
         for corpus, best in (("markov", 0), ("urn", 11))
         for i in range(12)
     ]
-    found = panels(make_study(tmp_path, *cells).groups())
+    found = comparisons(make_study(tmp_path, *cells).groups())
     colours = colours_of_report(found)
     assert len(colours) == 8 == len(set(colours.values()))
     assert [label for label in colours if label == "m0"] == ["m0"]

@@ -70,7 +70,7 @@ def test_what_all_but_one_have_goes_without_saying():
 def test_cells_are_read_with_what_became_of_them(output):
     study = read_study(output, "small")
     assert [cell.label for cell in study.unfinished] == [LEFT_OUT]
-    assert study.unfinished[0].trouble() == ["not begun"]
+    assert study.unfinished[0].last_log_lines() == ["not begun"]
     assert study.command.startswith("unimem-sweep sweeps=")
     search = replace(study, fields=study.fields | {"command": "unimem-search"})
     assert search.command.startswith("unimem-search sweeps=")
@@ -83,7 +83,7 @@ def test_trouble_has_the_end_of_the_log(output, tmp_path):
     (cell.folder / "result.json").unlink()
     cell.folder.with_name(f"{cell.folder.name}.log").write_text("a\nb\nMemoryError\n")
     (cell,) = (c for c in read_study(copied, "small").unfinished if c.folder == cell.folder)
-    assert cell.trouble(2) == ["unfinished: step 2 of 2", "b", "MemoryError"]
+    assert cell.last_log_lines(2) == ["unfinished: step 2 of 2", "b", "MemoryError"]
 
 
 def test_seeds_pool_although_each_starts_from_weights_of_its_own(output, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from unimem.bench.backends import compare_backends
-from unimem.bench.record import Announce, Record, attempt, last_reason, new_record
+from unimem.bench.record import Log, Record, attempt, last_reason, new_record
 from unimem.bench.report import write_report
 from unimem.bench.roofline import measure_retrieval
 from unimem.bench.settings import BenchSettings
@@ -51,7 +51,7 @@ FULL = Scale(
 )
 
 
-def bench_gpu(settings: BenchSettings, announce: Announce) -> Record:
+def bench_gpu(settings: BenchSettings, log: Log) -> Record:
     """Measure everything on a CUDA GPU, record it and write the report; gives the record.
 
     Raises `ConfigError` if there is no CUDA GPU.
@@ -63,7 +63,7 @@ def bench_gpu(settings: BenchSettings, announce: Announce) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     record = new_record(settings, device, *TABLES) | {"shape": "tinyllama", "dtype": "bfloat16"}
     for name, label, measure in measurements(settings, FULL, device):
-        announce(f"{name} {label}: {keep(record, name, label, measure)}")
+        log(f"{name} {label}: {keep(record, name, label, measure)}")
         write_json_atomic(folder / f"tinyllama-{device.type}.json", record)
     write_report(folder)
     return record

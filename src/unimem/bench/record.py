@@ -14,7 +14,7 @@ from unimem.training.out_of_memory import is_oom
 
 logger = logging.getLogger(__name__)
 
-Announce = Callable[[str], None]
+Log = Callable[[str], None]
 """Takes a line about what was measured."""
 
 Record = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unimem.bench.cases import Bench, Case, cases
-from unimem.bench.record import Announce, Record, attempt, last_reason, new_record
+from unimem.bench.record import Log, Record, attempt, last_reason, new_record
 from unimem.bench.report import write_report
 from unimem.bench.settings import BenchSettings
 from unimem.bench.timer import bounded_memory
@@ -18,7 +18,7 @@ from unimem.config import ConfigError
 from unimem.runs.files import write_json_atomic
 
 
-def bench(settings: BenchSettings, announce: Announce) -> Record:
+def bench(settings: BenchSettings, log: Log) -> Record:
     """Measure all cases, and write the record after each, table and plot at the end.
 
     A case that cannot run is named in the record with its reason. Gives the record. Raises
@@ -37,7 +37,7 @@ def bench(settings: BenchSettings, announce: Announce) -> Record:
             began = time.perf_counter()
             line = _measure(measuring, case, record)
             seconds = time.perf_counter() - began
-            announce(f"[{number}/{len(planned)}] {case.label}: {line} ({seconds:.0f} s)")
+            log(f"[{number}/{len(planned)}] {case.label}: {line} ({seconds:.0f} s)")
             write_json_atomic(path, record)
     write_report(folder)
     return record

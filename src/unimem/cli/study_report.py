@@ -66,16 +66,16 @@ def _place(study: str, output: str) -> tuple[Path, str]:
 def summary(report: Report) -> list[str]:
     """Put the losses of every corpus and the verdicts into lines of text."""
     lines: list[str] = []
-    for panel, table in zip(report.panels, report.losses, strict=True):
+    for comparison, table in zip(report.comparisons, report.losses, strict=True):
         shown = [i for i, name in enumerate(table.head) if name in SHOWN]
         rows = [[_cell(table.head[i], row[i]) for i in shown] for row in (table.head, *table.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [f"{report.study.name} on {panel.name}, 95 % intervals"]
+        lines += [f"{report.study.name} on {comparison.name}, 95 % intervals"]
         for i, row in enumerate(rows):
             best = "  lowest" if i - 1 in table.marked else ""
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append(("  ".join(cells) + best).rstrip())
-        lines += [*([TIES] if len(panel.ties) > 1 else []), ""]
+        lines += [*([TIES] if len(comparison.ties) > 1 else []), ""]
     for decision in report.decisions:
         where = f" ({decision.corpus})" if decision.corpus else ""
         lines.append(f"{decision.judgement.verdict:<12} {decision.check.sentence}{where}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unimem.results.canvas import Colours, by_right_end, new_figure, save
-from unimem.results.comparison import Panel
+from unimem.results.comparison import CorpusComparison
 from unimem.results.losses import Readings
 from unimem.results.render.blocks import Picture
 
@@ -59,13 +59,20 @@ def ages_of(readings: Readings) -> Ages | None:
 
 
 def draw_ages(
-    panel: Panel, shown: Sequence[int], colours: Colours, path: Path, *, title: str = ""
+    comparison: CorpusComparison,
+    shown: Sequence[int],
+    colours: Colours,
+    path: Path,
+    *,
+    title: str = "",
 ) -> Iterator[Picture]:
     """Draw which ages the settings read, in the order of `shown`, as many as can be told apart.
 
     Those without a colour are left out.
     """
-    found = {panel.labels[i]: a for i in shown if (a := ages_of(panel.readings[i])) is not None}
+    found = {
+        comparison.labels[i]: a for i in shown if (a := ages_of(comparison.readings[i])) is not None
+    }
     if not found:
         return
     first, *_ = found.values()
@@ -74,7 +81,7 @@ def draw_ages(
     curves = {label: ages for label, ages in alike.items() if label in colours}
     if not curves:
         return
-    plot_ages(path, curves, colours, title=title or panel.name)
+    plot_ages(path, curves, colours, title=title or comparison.name)
     left = len(found) - len(curves)
     dropped = f" {left} of {len(found)} settings are left out here." if left else ""
     several = any(len(ages.share) > 1 for ages in curves.values())

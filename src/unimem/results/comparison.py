@@ -21,7 +21,7 @@ use: over two it needs a difference of 13 standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class Difference:
     """The difference of two groups, on the same tokens and common seeds.
 
     p: how often a difference at least as large comes of chance alone where there is none, over
@@ -44,7 +44,7 @@ class Paired:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class CorpusComparison:
     """Groups that read the same tokens of one corpus.
 
     waiting: groups of this corpus without a finished cell. against_reference: differences of all
@@ -54,10 +54,10 @@ class Panel:
 
     name: str
     readings: tuple[Readings, ...]
-    waiting: tuple[Group, ...]
+    unfinished: tuple[Group, ...]
     reference: int
     levels: tuple[SeedEstimate, ...]
-    against_reference: dict[int, Paired]
+    against_reference: dict[int, Difference]
     ties: frozenset[int]
 
     @property
@@ -73,7 +73,7 @@ class Panel:
     @property
     def groups(self) -> list[Group]:
         """All groups of this corpus, finished or not."""
-        return [*(r.group for r in self.readings), *self.waiting]
+        return [*(r.group for r in self.readings), *self.unfinished]
 
     @property
     def corpus(self) -> str:
@@ -102,7 +102,7 @@ class Panel:
         return (sums / counts).tolist()
 
 
-def panels(groups: Sequence[Group], reference: Select | None = None) -> list[Panel]:
+def comparisons(groups: Sequence[Group], reference: Select | None = None) -> list[CorpusComparison]:
     """Load what the groups read, and compare those that read the same.
 
     The reference is the first group that is selected; without one, the first without memory, or
@@ -118,13 +118,15 @@ def panels(groups: Sequence[Group], reference: Select | None = None) -> list[Pan
         if group.finished:
             identity, readings = load(group)
             found.setdefault(identity, []).append(readings)
-    waiting = [group for group in groups if not group.finished]
+    unfinished = [group for group in groups if not group.finished]
     split = set(differing([group.overrides for group in groups]))
-    made = [_panel(readings, waiting, reference, split) for readings in found.values()]
-    names = [panel.name for panel in made]
+    made = [_comparison(readings, unfinished, reference, split) for readings in found.values()]
+    names = [comparison.name for comparison in made]
     return [
-        replace(panel, name=f"{panel.name} ({i + 1})") if names.count(panel.name) > 1 else panel
-        for i, panel in enumerate(made)
+        replace(comparison, name=f"{comparison.name} ({i + 1})")
+        if names.count(comparison.name) > 1
+        else comparison
+        for i, comparison in enumerate(made)
     ]
 
 
@@ -142,7 +144,9 @@ def common_seeds(readings: Sequence[Readings]) -> list[int]:
     return sorted(set.intersection(*(set(r.seeds) for r in readings)))
 
 
-def compare(readings: Sequence[Readings], base: int, others: Iterable[int]) -> dict[int, Paired]:
+def compare(
+    readings: Sequence[Readings], base: int, others: Iterable[int]
+) -> dict[int, Difference]:
     """Hold the others against one group, where they have seeds in common."""
     found: dict[int, SeedEstimate] = {}
     for i in others:
@@ -151,7 +155,7 @@ def compare(readings: Sequence[Readings], base: int, others: Iterable[int]) -> d
             found[i] = estimate
     corrected = holm([estimate.p for estimate in found.values()])
     return {
-        i: Paired(estimate=estimate, p=p)
+        i: Difference(estimate=estimate, p=p)
         for (i, estimate), p in zip(found.items(), corrected, strict=True)
     }
 
@@ -191,12 +195,12 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _panel(
-    readings: list[Readings], waiting: Sequence[Group], chosen: Select | None, split: set[str]
-) -> Panel:
+def _comparison(
+    readings: list[Readings], unfinished: Sequence[Group], chosen: Select | None, split: set[str]
+) -> CorpusComparison:
     corpora = [_corpus_overrides(r.group) for r in readings]
-    waiting = [group for group in waiting if _corpus_overrides(group) in corpora]
-    named = [*(r.group for r in readings), *waiting]
+    unfinished = [group for group in unfinished if _corpus_overrides(group) in corpora]
+    named = [*(r.group for r in readings), *unfinished]
     # The only one of its corpus keeps the name that tells it from those of others.
     named = labelled(named) if len(named) > 1 else named
     readings = [replace(r, group=group) for r, group in zip(readings, named, strict=False)]
@@ -210,10 +214,10 @@ def _panel(
     best = lowest(levels, everyone)
     against_best = compare(readings, best, everyone)
     ties = {i for i in finite if i not in against_best or not against_best[i].claimed}
-    return Panel(
+    return CorpusComparison(
         name=_name(readings, split),
         readings=tuple(readings),
-        waiting=tuple(named[len(readings) :]),
+        unfinished=tuple(named[len(readings) :]),
         reference=reference,
         levels=levels,
         against_reference=compare(readings, reference, everyone),

@@ -12,7 +12,7 @@ from unimem.evaluation.tokens import TokenTable
 from unimem.integrity import require_whole
 from unimem.results.claims.page import Decision, claim_blocks, decide
 from unimem.results.claims.statements import read_report
-from unimem.results.comparison import SEEDS, Panel, panels
+from unimem.results.comparison import SEEDS, CorpusComparison, comparisons
 from unimem.results.escape import as_file_name
 from unimem.results.figures import colours_of_report, draw_readings, draw_settings
 from unimem.results.render.blocks import (
@@ -54,7 +54,7 @@ class Report:
     study: StudyRecord
     folder: Path
     blocks: tuple[Block, ...]
-    panels: tuple[Panel, ...]
+    comparisons: tuple[CorpusComparison, ...]
     decisions: tuple[Decision, ...]
 
     @property
@@ -92,9 +92,9 @@ class Report:
             f"verdict/{decision.corpus}/{decision.check.sentence}": decision.judgement.verdict
             for decision in self.decisions
         }
-        for panel in self.panels:
-            for label, level in zip(panel.labels, panel.levels, strict=True):
-                numbers[f"nll/{panel.name}/{label}"] = level.mean
+        for comparison in self.comparisons:
+            for label, level in zip(comparison.labels, comparison.levels, strict=True):
+                numbers[f"nll/{comparison.name}/{label}"] = level.mean
         return numbers
 
 
@@ -108,14 +108,14 @@ def write_study_report(study: StudyRecord, folder: Path) -> Report:
     if not any(group.finished for group in groups):
         raise ValueError(f"no cell of {study.name} is finished; run it: {study.command}")
     reference, checks = read_report(study.fields.get("report"))
-    found = panels(groups, reference)
+    found = comparisons(groups, reference)
     decisions = decide(checks, found)
     blocks = _blocks(study, found, decisions, folder)
     report = Report(
         study=study,
         folder=folder,
         blocks=tuple(blocks),
-        panels=tuple(found),
+        comparisons=tuple(found),
         decisions=tuple(decisions),
     )
     _write(report, folder, lambda text: text)
@@ -165,23 +165,29 @@ def _cleaned(block: Block, cleaned: Callable[[str], str]) -> Block:
 
 
 def _blocks(
-    study: StudyRecord, found: Sequence[Panel], decisions: Sequence[Decision], folder: Path
+    study: StudyRecord,
+    found: Sequence[CorpusComparison],
+    decisions: Sequence[Decision],
+    folder: Path,
 ) -> list[Block]:
     top: list[Block] = [Heading(f"Study {study.name}", 1)]
     rest: list[Block] = [*_unfinished(study), Heading("How to read the tables"), Paragraph(METHOD)]
     colours = colours_of_report(found)
-    for panel, prefix in zip(found, _prefixes(found), strict=True):
-        level = panel.levels[0]
+    for comparison, prefix in zip(found, _prefixes(found), strict=True):
+        level = comparison.levels[0]
         read = f"Evaluated: {counted(level.documents, 'document')}, {level.tokens:,} tokens scored."
         few = few_documents(level.documents)
         read += f" {few}" if few else ""
-        rest += [Heading(f"Results on {panel.name}"), Paragraph(f"{panel.corpus}. {read}")]
-        figures = [*draw_settings(panel, folder, prefix, colours)]
-        readings = [*draw_readings(panel, folder, prefix, colours)]
+        rest += [
+            Heading(f"Results on {comparison.name}"),
+            Paragraph(f"{comparison.corpus}. {read}"),
+        ]
+        figures = [*draw_settings(comparison, folder, prefix, colours)]
+        readings = [*draw_readings(comparison, folder, prefix, colours)]
         first, *figures = figures or readings[:1] or [None]
         # What the headline says is seen at once, below it.
-        top += [_headline(panel), *([] if first is None else [first])]
-        rest += [*figures, *panel_tables(panel, prefix)]
+        top += [_headline(comparison), *([] if first is None else [first])]
+        rest += [*figures, *panel_tables(comparison, prefix)]
         rest += [block for block in readings if block is not first]
     rest += study_tables(study, found)
     top += claim_blocks(study, found, decisions)
@@ -217,18 +223,20 @@ def _with_downloads(blocks: Sequence[Block]) -> Iterator[Block]:
             yield Download(block)
 
 
-def _headline(panel: Panel) -> Paragraph:
+def _headline(comparison: CorpusComparison) -> Paragraph:
     """Return in a sentence which setting has the lowest loss, and by how much."""
-    best, reference = panel.best, panel.labels[panel.reference]
-    told = f"On {panel.name}, {panel.labels[best]} has the lowest loss"
-    if best in panel.against_reference:
-        paired = panel.against_reference[best]
+    best, reference = comparison.best, comparison.labels[comparison.reference]
+    told = f"On {comparison.name}, {comparison.labels[best]} has the lowest loss"
+    if best in comparison.against_reference:
+        paired = comparison.against_reference[best]
         e = paired.estimate
         told += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token vs. {reference}"
         told += "" if paired.claimed else " (not claimed)"
-    if len(panel.ties) > 1:
-        told += f"; no significant difference to {counted(len(panel.ties) - 1, 'other setting')}"
-    gap = panel.readings[best].gap_closed()
+    if len(comparison.ties) > 1:
+        told += (
+            f"; no significant difference to {counted(len(comparison.ties) - 1, 'other setting')}"
+        )
+    gap = comparison.readings[best].gap_closed()
     told += "" if gap is None else f"; share of the gap closed {gap.mean:.0%}"
     return Paragraph(f"{told}.")
 
@@ -254,16 +262,16 @@ def _unfinished(study: StudyRecord) -> Iterator[Block]:
         yield Heading("Failed and missing cells")
         yield Paragraph("They are in no table and no figure; the command above goes on with them.")
     for cell in study.unfinished:
-        state, *log = cell.trouble()
+        state, *log = cell.last_log_lines()
         yield Paragraph(f"{cell.label}: {state} ({cell.folder.name})")
         if log:
             yield Code("\n".join(log))
 
 
-def _prefixes(found: Sequence[Panel]) -> list[str]:
+def _prefixes(found: Sequence[CorpusComparison]) -> list[str]:
     """Return what the names of each panel's files begin with; no two have the same."""
     if len(found) == 1:
         return [""]
-    names = [as_file_name(panel.name) for panel in found]
+    names = [as_file_name(comparison.name) for comparison in found]
     alike = len(set(names)) < len(names)
     return [f"{name}-{i}_" if alike else f"{name}_" for i, name in enumerate(names, 1)]

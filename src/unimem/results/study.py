@@ -39,7 +39,7 @@ class CellRecord:
         """The result of a finished cell."""
         return None if self.run is None else self.run.result
 
-    def trouble(self, count: int = 3) -> list[str]:
+    def last_log_lines(self, count: int = 3) -> list[str]:
         """Return how far an unfinished cell is, and give the last lines of its log."""
         log = self.folder.with_name(f"{self.folder.name}.log")
         lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else []
@@ -71,7 +71,7 @@ class Group:
         return {cell.result["seed"]: cell for cell in self.cells if cell.result is not None}
 
     @property
-    def waiting(self) -> list[CellRecord]:
+    def unfinished(self) -> list[CellRecord]:
         """The cells that are not finished."""
         return [cell for cell in self.cells if cell.result is None]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from unimem.evaluation.statistics import Estimate, perplexity
-from unimem.results.comparison import Panel, p_words
+from unimem.results.comparison import CorpusComparison, p_words
 from unimem.results.figures import evaluation_cost, training_cost
 from unimem.results.frame_tables import short
 from unimem.results.losses import CONTROLS, Readings
@@ -17,23 +17,23 @@ LOSSES = "losses"
 """What the name of a table of losses ends with."""
 
 
-def panel_tables(panel: Panel, prefix: str) -> Iterator[Block]:
+def panel_tables(comparison: CorpusComparison, prefix: str) -> Iterator[Block]:
     """Show losses, differences and costs on one corpus; the tables' names begin with `prefix`."""
-    yield from _levels(panel, f"{prefix}{LOSSES}")
-    if len(panel.readings) > 1:
-        yield from _differences(panel, f"{prefix}differences")
-    yield from _controls(panel, f"{prefix}controls")
-    yield from _costs(panel, f"{prefix}cost")
+    yield from _levels(comparison, f"{prefix}{LOSSES}")
+    if len(comparison.readings) > 1:
+        yield from _differences(comparison, f"{prefix}differences")
+    yield from _controls(comparison, f"{prefix}controls")
+    yield from _costs(comparison, f"{prefix}cost")
 
 
-def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+def study_tables(study: StudyRecord, comparisons: Sequence[CorpusComparison]) -> Iterator[Block]:
     """Return what the cells ran on, what their names stand for, and where their folders are."""
     yield Heading("Where the numbers come from")
     yield Table(
         name="provenance", head=["", "value", "cells"], rows=[*_provenance(study)], prose=True
     )
     yield Heading("What the names of settings stand for")
-    yield from _settings(study, panels)
+    yield from _settings(study, comparisons)
     yield Heading("Cells")
     rows = [["base run: " + base.label, base.folder.name] for base in study.bases]
     rows += [[cell.label, cell.folder.name] for cell in study.cells]
@@ -41,16 +41,18 @@ def study_tables(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]
     yield Table(name="cells", head=head, rows=rows, prose=True)
 
 
-def _levels(panel: Panel, name: str) -> Iterator[Block]:
-    bits = [r.recorded("evaluation", "scores", "own", "bits_per_byte") for r in panel.readings]
-    gaps = [r.gap_closed() for r in panel.readings]
-    tokens = [r.recorded("tokens_seen") for r in panel.readings]
+def _levels(comparison: CorpusComparison, name: str) -> Iterator[Block]:
+    bits = [r.recorded("evaluation", "scores", "own", "bits_per_byte") for r in comparison.readings]
+    gaps = [r.gap_closed() for r in comparison.readings]
+    tokens = [r.recorded("tokens_seen") for r in comparison.readings]
     known = [count for count in tokens if count]
     # Documents end where they end, so that the same steps hold a few tokens more or less.
     unequal = bool(known) and max(known) > 1.02 * min(known)
     rows: list[list[str | Measured]] = []
-    for i, (r, level, gap) in enumerate(zip(panel.readings, panel.levels, gaps, strict=True)):
-        mark = " ≈" if i in panel.ties and len(panel.ties) > 1 else ""
+    for i, (r, level, gap) in enumerate(
+        zip(comparison.readings, comparison.levels, gaps, strict=True)
+    ):
+        mark = " ≈" if i in comparison.ties and len(comparison.ties) > 1 else ""
         row = [f"{r.group.label}{mark}", _measured(level, ".4f"), _perplexity(level, ".3f")]
         row += [short(bits[i])] if any(bits) else []
         row += [] if gap is None else [_measured(gap, ".1%")]
@@ -58,18 +60,22 @@ def _levels(panel: Panel, name: str) -> Iterator[Block]:
         rows.append([*row, f"{len(r.seeds)} of {len(r.group.cells)}", _each_seed(r)])
     head = ["setting", "nats per token", "perplexity", *(["bits per byte"] if any(bits) else [])]
     head += [GAP_CLOSED] if gaps[0] is not None else []
-    best = frozenset({panel.best}) if len(panel.ties) == 1 < len(panel.readings) else frozenset()
+    best = (
+        frozenset({comparison.best})
+        if len(comparison.ties) == 1 < len(comparison.readings)
+        else frozenset()
+    )
     head += ["tokens of training"] if unequal else []
     head += ["seeds", "perplexity of each seed"]
     yield Table(name=name, head=head, rows=rows, marked=best)
-    if len(panel.ties) > 1:
+    if len(comparison.ties) > 1:
         yield Paragraph(TIES)
     if unequal:
         yield Paragraph(
             f"Settings were trained on different numbers of tokens, {min(known):,.0f} to "
             f"{max(known):,.0f}: a part of a difference may come of that."
         )
-    gap = panel.readings[0].gap()
+    gap = comparison.readings[0].gap()
     if gap is not None and gaps[0] is None:
         yield Paragraph(
             "The best losses possible with and without memory are the same on these documents "
@@ -83,12 +89,12 @@ def _levels(panel: Panel, name: str) -> Iterator[Block]:
         )
 
 
-def _differences(panel: Panel, name: str) -> Iterator[Block]:
+def _differences(comparison: CorpusComparison, name: str) -> Iterator[Block]:
     rows: list[list[str | Measured]] = []
-    for i, r in enumerate(panel.readings):
-        if i == panel.reference:
+    for i, r in enumerate(comparison.readings):
+        if i == comparison.reference:
             continue
-        paired = panel.against_reference.get(i)
+        paired = comparison.against_reference.get(i)
         if paired is None:
             rows.append([r.group.label, "-", "-", "-", "0", "no common seed"])
             continue
@@ -96,14 +102,14 @@ def _differences(panel: Panel, name: str) -> Iterator[Block]:
         verdict = ("better" if e.mean < 0 else "worse") if paired.claimed else "not claimed"
         row = [r.group.label, _measured(e, "+.4f"), _perplexity(e, ".4f")]
         rows.append([*row, p_words(paired.p), str(paired.seeds), verdict])
-    yield Heading(f"Difference from {panel.labels[panel.reference]}", 3)
+    yield Heading(f"Difference from {comparison.labels[comparison.reference]}", 3)
     head = ["setting", "nats per token", "perplexity ratio", "p (Holm)", "seeds", "verdict"]
     yield Table(name=name, head=head, rows=rows)
 
 
-def _controls(panel: Panel, name: str) -> Iterator[Block]:
+def _controls(comparison: CorpusComparison, name: str) -> Iterator[Block]:
     """Show what the same weights lose without their memory, and with another document's."""
-    shown = [r for r in panel.readings if r.controls]
+    shown = [r for r in comparison.readings if r.controls]
     if not shown:
         return
     known = shown[0].gap_closed() is not None
@@ -127,7 +133,7 @@ def _controls(panel: Panel, name: str) -> Iterator[Block]:
     )
 
 
-def _costs(panel: Panel, name: str) -> Iterator[Block]:
+def _costs(comparison: CorpusComparison, name: str) -> Iterator[Block]:
     head = ["setting", "evaluation, s per 1000 tokens", "training, s", "peak memory, MiB"]
     head += ["memory state, bytes per row", "parameters", "tokens seen"]
     rows = [
@@ -142,7 +148,7 @@ def _costs(panel: Panel, name: str) -> Iterator[Block]:
             ),
         ]
         for r, evaluation, training in zip(
-            panel.readings, evaluation_cost(panel), training_cost(panel), strict=True
+            comparison.readings, evaluation_cost(comparison), training_cost(comparison), strict=True
         )
     ]
     yield Heading("Cost", 3)
@@ -173,7 +179,7 @@ def _provenance(study: StudyRecord) -> Iterator[list[str]]:
         yield from ([key, line, str(n)] for line, n in counts.items())
 
 
-def _settings(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
+def _settings(study: StudyRecord, comparisons: Sequence[CorpusComparison]) -> Iterator[Block]:
     overrides = [cell.overrides for cell in study.cells]
     varied = differing(overrides)
     common = [f"{key}={value}" for key, value in overrides[0].items() if key not in varied]
@@ -183,9 +189,9 @@ def _settings(study: StudyRecord, panels: Sequence[Panel]) -> Iterator[Block]:
     # Several corpora have the same settings, but for what says which corpus it is.
     rows = {
         (group.label, " ".join(f"{key}={given[key]}" for key in own if key in given)): None
-        for panel in panels
-        if (own := [k for k in varied if k in differing([g.overrides for g in panel.groups])])
-        for group in panel.groups
+        for comparison in comparisons
+        if (own := [k for k in varied if k in differing([g.overrides for g in comparison.groups])])
+        for group in comparison.groups
         if (given := group.overrides)
     }
     if rows:

@@ -14,7 +14,7 @@ import numpy as np
 from unimem.evaluation.statistics import Estimate, of_several, perplexity
 from unimem.results.comparison import (
     SEEDS,
-    Panel,
+    CorpusComparison,
     common_seeds,
     compare,
     difference,
@@ -50,55 +50,55 @@ class UndecidedError(Exception):
     """There is nothing to decide by; says why."""
 
 
-def lower(panel: Panel, values: Values) -> Judgement:
+def lower(comparison: CorpusComparison, values: Values) -> Judgement:
     """`lower` has a lower mean loss than `than`."""
-    own = _pick(panel, values["lower"])
-    other = _pick(panel, values["than"], but=values["lower"])
-    return _falls_from(panel, own, other)
+    own = _pick(comparison, values["lower"])
+    other = _pick(comparison, values["than"], but=values["lower"])
+    return _falls_from(comparison, own, other)
 
 
-def best(panel: Panel, values: Values) -> Judgement:
+def best(comparison: CorpusComparison, values: Values) -> Judgement:
     """`best` has a lower mean loss than every setting that it does not select (Holm)."""
-    own = _pick(panel, values["best"])
-    others = _others(panel, values["best"])
+    own = _pick(comparison, values["best"])
+    others = _others(comparison, values["best"])
     if not others:
         raise UndecidedError("there is no other setting")
-    paired = compare(panel.readings, own.place, others)
+    paired = compare(comparison.readings, own.place, others)
     better = [i for i in paired if paired[i].claimed and paired[i].estimate.mean < 0]
     worse = [i for i in paired if paired[i].claimed and paired[i].estimate.mean > 0]
-    said = [_level(panel, own.place)]
+    said = [_level(comparison, own.place)]
     numbers: dict[str, Any] = {
         "best": own.label,
-        "p": {panel.labels[i]: p_words(paired[i].p) for i in paired},
+        "p": {comparison.labels[i]: p_words(paired[i].p) for i in paired},
     }
     if paired:
         near = min(paired, key=lambda i: paired[i].estimate.mean)
         value = _measured(paired[near].estimate, "+.4f")
-        said.append(f"next {_level(panel, near)}, {value} nats per token from it")
+        said.append(f"next {_level(comparison, near)}, {value} nats per token from it")
         said.append(f"p {p_words(paired[near].p)} ({_over(paired[near].seeds)}; Holm)")
         numbers |= _numbers(value, 0.0, paired[near].seeds)
     seeds = {i: paired[i].seeds if i in paired else 0 for i in others if i not in worse}
     alike = [
-        panel.labels[i] + (f" ({counted(n, 'seed')} in common)" if n < SEEDS else "")
+        comparison.labels[i] + (f" ({counted(n, 'seed')} in common)" if n < SEEDS else "")
         for i, n in seeds.items()
     ]
-    waiting = [group.label for group in panel.waiting]
+    unfinished = [group.label for group in comparison.unfinished]
     verdict: Verdict = "held"
     if better:
         verdict = "did not hold"
-        said.append(f"lower: {', '.join(panel.labels[i] for i in better)}")
-    elif alike or waiting:
+        said.append(f"lower: {', '.join(comparison.labels[i] for i in better)}")
+    elif alike or unfinished:
         verdict = "not decided"
         said += [f"no significant difference to {', '.join(alike)}"] if alike else []
-        said += [f"not finished: {', '.join(waiting)}"] if waiting else []
+        said += [f"not finished: {', '.join(unfinished)}"] if unfinished else []
     return Judgement(verdict=verdict, reason=_sentence(said, [own]), numbers=numbers)
 
 
-def share(panel: Panel, values: Values) -> Judgement:
+def share(comparison: CorpusComparison, values: Values) -> Judgement:
     """`share` has at least this share of the gain that `of` has over `from`."""
-    picks = [_pick(panel, values[key]) for key in ("share", "of", "from")]
-    losses, seeds = _losses(panel, picks)
-    document = panel.readings[0].table.document
+    picks = [_pick(comparison, values[key]) for key in ("share", "of", "from")]
+    losses, seeds = _losses(comparison, picks)
+    document = comparison.readings[0].table.document
     unit = "perplexity" if values["on"] == "perplexity" else "nats per token"
 
     def worth(means: np.ndarray) -> np.ndarray:
@@ -118,23 +118,23 @@ def share(panel: Panel, values: Values) -> Judgement:
         )
     value = _measured(of_several(losses, document, part), ".1%")
     said = f"{picks[0].label} has {value} of the gain {whole.mean:.4f} {unit}"
-    return _decide(value, values["at_least"], "above", picks, panel, said)
+    return _decide(value, values["at_least"], "above", picks, comparison, said)
 
 
-def spread(panel: Panel, values: Values) -> Judgement:
+def spread(comparison: CorpusComparison, values: Values) -> Judgement:
     """The range of mean losses over a setting's values is smaller for `spread` than for `below`."""
     over = values["over"]
-    curves = [_curve(panel, values[key], over) for key in ("spread", "below")]
+    curves = [_curve(comparison, values[key], over) for key in ("spread", "below")]
     common = sorted(set(curves[0]) & set(curves[1]))
     if len(common) < 2:
         raise UndecidedError(f"they share fewer than two values of {over}")
-    picks = [_Pick(panel, curve[x]) for curve in curves for x in common]
-    losses, _ = _losses(panel, picks)
+    picks = [_Pick(comparison, curve[x]) for curve in curves for x in common]
+    losses, _ = _losses(comparison, picks)
     # The settings of both sides are behind one another.
     size = len(common)
     found = of_several(
         losses,
-        panel.readings[0].table.document,
+        comparison.readings[0].table.document,
         lambda means: np.ptp(means[:size], 0) - np.ptp(means[size:], 0),
     )
     own, other = (float(np.ptp(side.mean((1, 2)))) for side in (losses[:size], losses[size:]))
@@ -143,99 +143,101 @@ def spread(panel: Panel, values: Values) -> Judgement:
         f"ranges over {over}={', '.join(f'{x:g}' for x in common)}: {values['spread']} {own:.4f}, "
         f"{values['below']} {other:.4f}, difference {value} nats per token"
     )
-    return _decide(value, 0.0, "below", picks, panel, said)
+    return _decide(value, 0.0, "below", picks, comparison, said)
 
 
-def falls(panel: Panel, values: Values) -> Judgement:
+def falls(comparison: CorpusComparison, values: Values) -> Judgement:
     """The mean loss at a setting's largest value is lower than at its smallest."""
-    curve = _curve(panel, values["falls"], values["with"])
+    curve = _curve(comparison, values["falls"], values["with"])
     if len(curve) < 2:
         raise UndecidedError(f"there are fewer than two values of {values['with']}")
-    last, first = (_Pick(panel, curve[x]) for x in (max(curve), min(curve)))
-    return _falls_from(panel, last, first)
+    last, first = (_Pick(comparison, curve[x]) for x in (max(curve), min(curve)))
+    return _falls_from(comparison, last, first)
 
 
-def cheaper(panel: Panel, values: Values) -> Judgement:
+def cheaper(comparison: CorpusComparison, values: Values) -> Judgement:
     """`cheaper` costs at most this share of what `than` costs, for every seed."""
-    own = _pick(panel, values["cheaper"])
-    other = _pick(panel, values["than"], but=values["cheaper"])
-    seeds = _common(panel, [own, other])
-    _require_one_machine(panel, [own, other])
-    costs = [_costs(panel.readings[p.place], values["cost"], seeds) for p in (own, other)]
+    own = _pick(comparison, values["cheaper"])
+    other = _pick(comparison, values["than"], but=values["cheaper"])
+    seeds = _common(comparison, [own, other])
+    _require_one_machine(comparison, [own, other])
+    costs = [_costs(comparison.readings[p.place], values["cost"], seeds) for p in (own, other)]
     ratios = [a / b for a, b in zip(*costs, strict=True)]
     value = Measured(float(np.median(ratios)), min(ratios), max(ratios), ".3f")
     said = f"{own.label} takes {value} of the {COSTS[values['cost']]} of {other.label}"
     said += " (median and range of the seeds)"
-    return _decide(value, values["at_most"], "below", [own, other], panel, said)
+    return _decide(value, values["at_most"], "below", [own, other], comparison, said)
 
 
 class _Pick:
     """A setting that speaks for a selection; `note` says if it was chosen among several."""
 
-    def __init__(self, panel: Panel, place: int, note: str = ""):
-        self.place, self.label, self.note = place, panel.labels[place], note
+    def __init__(self, comparison: CorpusComparison, place: int, note: str = ""):
+        self.place, self.label, self.note = place, comparison.labels[place], note
 
 
-def _pick(panel: Panel, select: Select, but: Select | None = None) -> _Pick:
-    places = _places(panel, select)
+def _pick(comparison: CorpusComparison, select: Select, but: Select | None = None) -> _Pick:
+    places = _places(comparison, select)
     if but is not None:
-        places = [i for i in places if not but.matches(panel.readings[i].group.overrides)]
+        places = [i for i in places if not but.matches(comparison.readings[i].group.overrides)]
     if not places:
         raise UndecidedError(f"no {'other ' if but else ''}setting is {select}")
-    place = lowest(panel.levels, places)
-    note = f"{panel.labels[place]} was chosen as the lowest of {len(places)} on these same tokens"
-    return _Pick(panel, place, note if len(places) > 1 else "")
+    place = lowest(comparison.levels, places)
+    note = (
+        f"{comparison.labels[place]} was chosen as the lowest of {len(places)} on these same tokens"
+    )
+    return _Pick(comparison, place, note if len(places) > 1 else "")
 
 
-def _places(panel: Panel, select: Select) -> list[int]:
-    waiting = [group.label for group in panel.waiting if select.matches(group.overrides)]
-    if waiting:
-        raise UndecidedError(f"not finished: {', '.join(waiting)}")
-    return [i for i, r in enumerate(panel.readings) if select.matches(r.group.overrides)]
+def _places(comparison: CorpusComparison, select: Select) -> list[int]:
+    unfinished = [group.label for group in comparison.unfinished if select.matches(group.overrides)]
+    if unfinished:
+        raise UndecidedError(f"not finished: {', '.join(unfinished)}")
+    return [i for i, r in enumerate(comparison.readings) if select.matches(r.group.overrides)]
 
 
-def _others(panel: Panel, select: Select) -> list[int]:
-    return [i for i, r in enumerate(panel.readings) if not select.matches(r.group.overrides)]
+def _others(comparison: CorpusComparison, select: Select) -> list[int]:
+    return [i for i, r in enumerate(comparison.readings) if not select.matches(r.group.overrides)]
 
 
-def _curve(panel: Panel, select: Select, setting: str) -> dict[float, int]:
+def _curve(comparison: CorpusComparison, select: Select, setting: str) -> dict[float, int]:
     """Return the place of the one selected setting at each numeric value."""
     curve: dict[float, int] = {}
-    for i in _places(panel, select):
-        x = number(panel.readings[i].group.overrides.get(setting))
+    for i in _places(comparison, select):
+        x = number(comparison.readings[i].group.overrides.get(setting))
         if x in curve:
-            both = f"{panel.labels[curve[x]]} and {panel.labels[i]}"
+            both = f"{comparison.labels[curve[x]]} and {comparison.labels[i]}"
             raise UndecidedError(f"{select} is not one setting for each {setting}: {both}")
         if x is not None:
             curve[x] = i
     return curve
 
 
-def _common(panel: Panel, picks: Sequence[_Pick]) -> list[int]:
-    readings = [panel.readings[pick.place] for pick in picks]
+def _common(comparison: CorpusComparison, picks: Sequence[_Pick]) -> list[int]:
+    readings = [comparison.readings[pick.place] for pick in picks]
     seeds = common_seeds(readings)
     if not seeds:
         raise UndecidedError(_few(readings))
     return seeds
 
 
-def _losses(panel: Panel, picks: Sequence[_Pick]) -> tuple[np.ndarray, list[int]]:
+def _losses(comparison: CorpusComparison, picks: Sequence[_Pick]) -> tuple[np.ndarray, list[int]]:
     """Return the losses [S, K, N] of what was picked, for the seeds that all have."""
-    seeds = _common(panel, picks)
-    losses = [panel.readings[pick.place].of(seeds) for pick in picks]
-    if panel.levels[0].documents == 1:
+    seeds = _common(comparison, picks)
+    losses = [comparison.readings[pick.place].of(seeds) for pick in picks]
+    if comparison.levels[0].documents == 1:
         raise UndecidedError(ONE_DOCUMENT)
     return np.stack(losses).astype(np.float64), seeds
 
 
-def _falls_from(panel: Panel, own: _Pick, other: _Pick) -> Judgement:
-    _common(panel, [own, other])
-    paired = difference(panel.readings[own.place], panel.readings[other.place])
+def _falls_from(comparison: CorpusComparison, own: _Pick, other: _Pick) -> Judgement:
+    _common(comparison, [own, other])
+    paired = difference(comparison.readings[own.place], comparison.readings[other.place])
     assert paired is not None
     value = _measured(paired, "+.4f")
-    levels = f"{_level(panel, own.place)}, {_level(panel, other.place)}"
+    levels = f"{_level(comparison, own.place)}, {_level(comparison, other.place)}"
     said = f"{levels}, difference {value} nats per token"
-    return _decide(value, 0.0, "below", [own, other], panel, said)
+    return _decide(value, 0.0, "below", [own, other], comparison, said)
 
 
 def _costs(readings: Readings, cost: str, seeds: Sequence[int]) -> list[float]:
@@ -255,8 +257,8 @@ def _costs(readings: Readings, cost: str, seeds: Sequence[int]) -> list[float]:
     return found
 
 
-def _require_one_machine(panel: Panel, picks: Sequence[_Pick]) -> None:
-    results = [cell.result for pick in picks for cell in panel.readings[pick.place].cells]
+def _require_one_machine(comparison: CorpusComparison, picks: Sequence[_Pick]) -> None:
+    results = [cell.result for pick in picks for cell in comparison.readings[pick.place].cells]
     machines = [result["machine"] for result in results if result is not None]
     if any(machine != machines[0] for machine in machines):
         raise UndecidedError("the cells ran on different machines")
@@ -267,11 +269,11 @@ def _decide(
     bound: float,
     side: Literal["below", "above"],
     picks: Sequence[_Pick],
-    panel: Panel,
+    comparison: CorpusComparison,
     said: str,
 ) -> Judgement:
     """Compare an interval with a bound."""
-    readings = [panel.readings[pick.place] for pick in picks]
+    readings = [comparison.readings[pick.place] for pick in picks]
     seeds = len(common_seeds(readings))
     why = _few(readings)
     words = [said] if why else [said, counted(seeds, "seed")]
@@ -292,7 +294,7 @@ def _few(readings: Sequence[Readings]) -> str:
     seeds = common_seeds(readings)
     if len(seeds) >= SEEDS:
         return ""
-    missing = [cell.label for r in readings for cell in r.group.waiting]
+    missing = [cell.label for r in readings for cell in r.group.unfinished]
     told = f", not finished: {', '.join(dict.fromkeys(missing))}" if missing else ""
     return f"{counted(len(seeds), 'seed')} in common, {SEEDS} are needed{told}"
 
@@ -307,10 +309,10 @@ def _numbers(value: Measured, bound: float, seeds: int) -> dict[str, Any]:
     return known | {"bound": bound, "seeds": seeds}
 
 
-def _level(panel: Panel, place: int) -> str:
-    mean = panel.levels[place].mean
+def _level(comparison: CorpusComparison, place: int) -> str:
+    mean = comparison.levels[place].mean
     factor = written(perplexity(mean), ".3f")
-    return f"{panel.labels[place]} at {mean:.4f} (perplexity {factor})"
+    return f"{comparison.labels[place]} at {mean:.4f} (perplexity {factor})"
 
 
 def _over(seeds: int) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from unimem.results.claims.judges import Judgement, Verdict
 from unimem.results.claims.statements import Check
-from unimem.results.comparison import SEEDS, Panel
+from unimem.results.comparison import SEEDS, CorpusComparison
 from unimem.results.frame_tables import short
 from unimem.results.render.blocks import Block, Code, Finding, Findings, Heading, Paragraph, Table
 from unimem.results.select import Select
@@ -36,13 +36,13 @@ class Decision:
         }
 
 
-def decide(checks: Sequence[Check], panels: Sequence[Panel]) -> list[Decision]:
+def decide(checks: Sequence[Check], comparisons: Sequence[CorpusComparison]) -> list[Decision]:
     """Judge every statement on every corpus that it speaks of."""
-    return [decision for check in checks for decision in _decide(check, panels)]
+    return [decision for check in checks for decision in _decide(check, comparisons)]
 
 
 def claim_blocks(
-    study: StudyRecord, panels: Sequence[Panel], decisions: Sequence[Decision]
+    study: StudyRecord, comparisons: Sequence[CorpusComparison], decisions: Sequence[Decision]
 ) -> Iterator[Block]:
     """Show the claim, the verdicts, and how far what was done here is from what was published."""
     claim, published = (study.fields.get(key) for key in ("claim", "published"))
@@ -57,33 +57,37 @@ def claim_blocks(
         counts = Counter(decision.judgement.verdict for decision in decisions)
         told = [f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict]]
         yield Paragraph(f"{', '.join(told)}.")
-        yield Findings([*_findings(decisions, several=len(panels) > 1)])
-    yield Paragraph(_scale(study, panels))
+        yield Findings([*_findings(decisions, several=len(comparisons) > 1)])
+    yield Paragraph(_scale(study, comparisons))
     if published is not None:
         yield Heading("Published numbers", 3)
         yield _published(published)
 
 
-def _decide(check: Check, panels: Sequence[Panel]) -> Iterator[Decision]:
-    concerned = [panel for panel in panels if _concerns(check, panel, panels)]
-    for panel in concerned:
-        yield Decision(check=check, corpus=panel.name, judgement=check.judge(panel))
+def _decide(check: Check, comparisons: Sequence[CorpusComparison]) -> Iterator[Decision]:
+    concerned = [
+        comparison for comparison in comparisons if _concerns(check, comparison, comparisons)
+    ]
+    for comparison in concerned:
+        yield Decision(check=check, corpus=comparison.name, judgement=check.judge(comparison))
     if not concerned:
         reason = "No corpus has all the settings that it speaks of."
         judgement = Judgement(verdict="not decided", reason=reason, numbers={})
         yield Decision(check=check, corpus=None, judgement=judgement)
 
 
-def _concerns(check: Check, panel: Panel, panels: Sequence[Panel]) -> bool:
+def _concerns(
+    check: Check, comparison: CorpusComparison, comparisons: Sequence[CorpusComparison]
+) -> bool:
     """Whether no setting that the statement speaks of is in other panels alone."""
     return all(
-        _has(panel, select) or not any(_has(other, select) for other in panels)
+        _has(comparison, select) or not any(_has(other, select) for other in comparisons)
         for select in check.selects
     )
 
 
-def _has(panel: Panel, select: Select) -> bool:
-    return any(select.matches(group.overrides) for group in panel.groups)
+def _has(comparison: CorpusComparison, select: Select) -> bool:
+    return any(select.matches(group.overrides) for group in comparison.groups)
 
 
 def _findings(decisions: Sequence[Decision], *, several: bool) -> Iterator[Finding]:
@@ -98,9 +102,9 @@ def _findings(decisions: Sequence[Decision], *, several: bool) -> Iterator[Findi
         yield Finding(sentence, verdicts)
 
 
-def _scale(study: StudyRecord, panels: Sequence[Panel]) -> str:
+def _scale(study: StudyRecord, comparisons: Sequence[CorpusComparison]) -> str:
     """Return at which scale the verdicts were found, which is not that of the publication."""
-    readings = [r for panel in panels for r in panel.readings]
+    readings = [r for comparison in comparisons for r in comparison.readings]
     parameters, tokens = (
         _range([r.recorded(key) for r in readings]) for key in ("parameters", "tokens_seen")
     )
@@ -108,7 +112,7 @@ def _scale(study: StudyRecord, panels: Sequence[Panel]) -> str:
     named = f"profile {profile}, " if profile else ""
     starts = [base.result["tokens_seen"] for base in study.bases if base.result is not None]
     after = f" after {_range(starts)} of the base run" if starts else ""
-    corpora = " and ".join(panel.name for panel in panels)
+    corpora = " and ".join(comparison.name for comparison in comparisons)
     return (
         f"Scale and data are not those of the publication: here {named}models of {parameters} "
         f"parameters, {tokens} tokens of training{after}, corpus: {corpora}. A verdict is one on "

@@ -17,7 +17,7 @@ from typing import Any
 
 from unimem.results.claims import judges as judging
 from unimem.results.claims.judges import COSTS, Judgement, UndecidedError, Values
-from unimem.results.comparison import Panel
+from unimem.results.comparison import CorpusComparison
 from unimem.results.select import Select
 
 Reader = Callable[[Any], Any]
@@ -33,7 +33,7 @@ class Kind:
     required: Mapping[str, Reader]
     optional: Mapping[str, tuple[Reader, Any]] = field(default_factory=dict)
     sentence: str
-    judge: Callable[[Panel, Values], Judgement]
+    judge: Callable[[CorpusComparison, Values], Judgement]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ class Check:
         """The settings that it speaks of."""
         return [value for value in self.values.values() if isinstance(value, Select)]
 
-    def judge(self, panel: Panel) -> Judgement:
+    def judge(self, comparison: CorpusComparison) -> Judgement:
         """Whether it holds on the panel's corpus."""
         try:
-            return self.kind.judge(panel, self.values)
+            return self.kind.judge(comparison, self.values)
         except UndecidedError as reason:
             return Judgement(verdict="not decided", reason=f"{reason}.", numbers={})
 
