@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from unimem.config import SETTINGS
 from unimem.memory.depth import NAMES, Place, Places
 from unimem.memory.registry import DIMENSIONS, field_types, option_names
-from unimem.paths import config_root, own_config
+from unimem.paths import config_root, group_files
 
 GROUPS = ("model", "data", "trainer", "evaluation", "logger")
 COMMANDS = {
@@ -61,7 +61,7 @@ class Setting:
     def optional(self) -> tuple[str, ...]:
         """The options that declare it, unless its group has no other."""
         groups = {option.partition("=")[0] for option in self.options}
-        always = len(groups) == 1 and len(self.options) == len(_files(*groups))
+        always = len(groups) == 1 and len(self.options) == len(group_files(*groups))
         return () if always else self.options
 
 
@@ -86,7 +86,7 @@ class Choice:
 
 def choices(group: str) -> list[Choice]:
     """Return the options of a group, those of the user's own folder too."""
-    return [Choice(group=group, name=file.stem, meaning=_head(file)) for file in _files(group)]
+    return [Choice(group=group, name=file.stem, meaning=_head(file)) for file in group_files(group)]
 
 
 @cache
@@ -99,6 +99,7 @@ def settings() -> tuple[Setting, ...]:
         found += _of_group(group, None)
     for primary, command in COMMANDS.items():
         found += _of_primary(primary, command)
+    found += _of_launchers()
     return tuple(_merged(found))
 
 
@@ -154,6 +155,20 @@ def _of_primary(name: str, command: str) -> Iterator[Setting]:
             )
 
 
+def _of_launchers() -> Iterator[Setting]:
+    for file in group_files("launcher"):
+        for path, value, comment in _lines(file):
+            if "." in path:
+                yield Setting(
+                    name=path,
+                    defaults={"": value},
+                    meanings={"": comment},
+                    allowed="",
+                    options=(f"launcher={file.stem}",),
+                    command=COMMANDS["sweep"],
+                )
+
+
 def _allowed(name: str) -> str:
     """Return which values a setting of `conf/train.yaml` takes."""
     if name == "memory.positions":
@@ -164,7 +179,7 @@ def _allowed(name: str) -> str:
 
 
 def _of_group(group: str, dimension: str | None) -> Iterator[Setting]:
-    for file in _files(group):
+    for file in group_files(group):
         option = f"{group}={file.stem}"
         types: dict[str, Any] = {}
         if dimension is not None and file.stem in option_names(dimension):
@@ -201,14 +216,6 @@ def _injected(option: str, types: dict[str, Any]) -> Iterator[Setting]:
     )
     one = in_words((Place | None,))
     yield Setting(name="injection_layer", defaults={}, meanings={}, allowed=one, options=())
-
-
-def _files(group: str) -> list[Path]:
-    roots = [config_root() / "conf", *filter(None, [own_config()])]
-    return sorted(
-        {file.stem: file for root in roots for file in (root / group).glob("*.yaml")}.values(),
-        key=lambda file: file.stem,
-    )
 
 
 def _head(file: Path) -> str:

@@ -56,10 +56,9 @@ def test_all_that_is_wrong_with_a_cell_is_told(options):
 
 
 def test_options_are_what_the_command_itself_is_told(tmp_path):
-    given = parse(["jobs=3", "memory.topk=1,2", "slurm.mem_gb=7", "jobs=4", "+slurm.extra=x"])
-    found = read_options(SweepOptions, "sweep", given)
-    assert (found.jobs, found.slurm["mem_gb"], found.slurm["extra"]) == (4, 7, "x")
-    assert (found.study, found.launcher, found.dry_run) == ("sweep", "local", False)
+    found = read_options(SweepOptions, "sweep", parse(["jobs=3", "memory.topk=1,2", "jobs=4"]))
+    assert (found.study, found.jobs, found.dry_run) == ("sweep", 4, False)
+    assert (found.launcher, found.launcher_settings) == ("local", {})
 
 
 def test_overrides_are_kept_as_they_are_written():

@@ -3,13 +3,14 @@ import os
 from studies.conftest import TINY
 
 from unimem.studies.run.cell_state import take_lock
-from unimem.studies.run.local import LocalLauncher, num_cores, train_command, visible_gpus
+from unimem.studies.run.launchers.local import LocalLauncher, num_cores, visible_gpus
+from unimem.studies.run.process import train_command
 from unimem.studies.study import expand
 
 
 def launcher(*arguments: str, jobs: int | None = None) -> tuple[LocalLauncher, tuple]:
-    cells = expand([*TINY, *arguments]).cells
-    return LocalLauncher(cells, "sweep", jobs), cells
+    study = expand([*TINY, *arguments, *([f"jobs={jobs}"] if jobs else [])])
+    return LocalLauncher(study.options, study.cells), study.cells
 
 
 def test_slots_share_the_cores_unless_threads_are_set(monkeypatch):
@@ -31,7 +32,7 @@ def test_as_many_cells_run_as_the_cores_suffice_for_if_they_say_their_threads():
 
 def test_slots_have_gpus_of_their_own(monkeypatch):
     four = ["0", "1", "2", "3"]
-    monkeypatch.setattr("unimem.studies.run.local.visible_gpus", lambda: four)
+    monkeypatch.setattr("unimem.studies.run.launchers.local.visible_gpus", lambda: four)
     one, (cell,) = launcher("trainer.accelerator=gpu")
     assert one.slots == 4
     assert [one.environment(cell, s)["CUDA_VISIBLE_DEVICES"] for s in range(5)] == [*four, "0"]

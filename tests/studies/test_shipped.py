@@ -30,7 +30,7 @@ def test_a_study_says_what_it_claims_at_three_scales(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_grid_composes(name, profile):
     file = read_study_file(name, profile)
-    fixed = file.fixed.without((*SweepOptions.model_fields, MODE))
+    fixed = file.fixed.without((*SweepOptions.names(), MODE))
     if isinstance(file.base, BaseStudy):
         return  # its cells are those of a study that is read here too
     for grid in file.grids:

@@ -13,8 +13,8 @@ from unimem.config import ConfigError
 from unimem.runs.records import read_result
 from unimem.studies.run.cell_state import finished
 from unimem.studies.run.display import Lines
+from unimem.studies.run.launchers.slurm import SlurmLauncher, slurm_executor
 from unimem.studies.run.runner import Runner
-from unimem.studies.run.slurm import SlurmLauncher, slurm_executor
 from unimem.studies.study import expand
 
 submitit = pytest.importorskip("submitit")
@@ -29,13 +29,14 @@ def test_without_a_cluster_it_says_so(tmp_path):
 def test_one_node_for_a_cell():
     study = expand([*TINY, "trainer.num_nodes=2"])
     with pytest.raises(ConfigError, match=r"set trainer\.num_nodes=1"):
-        SlurmLauncher(study.options, study.runs, None)
+        SlurmLauncher(study.options, study.runs).prepare()
 
 
 @pytest.mark.slow
 def test_cells_run_as_jobs_and_what_fails_is_told(tmp_path, capfd):
     study = expand([*TINY, f"output={tmp_path}", "trainer.learning_rate=1e-3,1e3"])
-    launcher = SlurmLauncher(study.options, study.runs, submitit.LocalExecutor(tmp_path / "jobs"))
+    launcher = SlurmLauncher(study.options, study.runs)
+    launcher.executor = submitit.LocalExecutor(tmp_path / "jobs")
     runner = Runner(study.runs, launcher, Lines(Console()))
     assert runner.run() == 1
     assert [finished(cell) for cell in study.cells] == [True, False]

@@ -80,6 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     if search.options.dry_run:
         return _list(console, search)
     launcher = make_launcher(search.options, [search.example])
+    launcher.prepare()
     live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
     with closing(Trials(search)) as trials:
         with live as display:

@@ -41,7 +41,8 @@ def page() -> str:
         sections += [f"## {group}\n", _options(choices(group))]
         sections.append(_table([s for s in found if _place(s) == group]))
     for group, what in (("method", "Presets of memory"), ("profile", "Scales"),
-                        ("experiment", "Whole experiments")):  # fmt: skip
+                        ("experiment", "Whole experiments"),
+                        ("launcher", "Where a sweep's cells run")):  # fmt: skip
         sections += [f"## {what}: {group}\n", _options(choices(group))]
     for command in COMMANDS.values():
         own = [setting for setting in settings() if setting.command == command]

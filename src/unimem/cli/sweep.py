@@ -15,7 +15,7 @@ from unimem.config import ConfigError
 from unimem.studies.estimate.estimate import estimate, report
 from unimem.studies.run.cell_state import begun, finished, write_study
 from unimem.studies.run.display import Lines, LiveTable, summary, tell
-from unimem.studies.run.launch import make_launcher, resources
+from unimem.studies.run.launch import Launcher, make_launcher
 from unimem.studies.run.runner import Runner
 from unimem.studies.study import Study, expand
 from unimem.words import counted
@@ -46,9 +46,11 @@ def run(study: Study) -> int:
     """Run what is not finished of a study, show it, and give the exit status."""
     console = Console()
     live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
-    tell(console, f"{_counts(study)}, listed in {write_study(study)}", *_estimate(study))
+    launcher = make_launcher(study.options, study.runs)
+    tell(console, f"{_counts(study)}, listed in {write_study(study)}", *_estimate(study, launcher))
+    launcher.prepare()
     with live as display:
-        runner = Runner(study.runs, make_launcher(study.options, study.runs), display)
+        runner = Runner(study.runs, launcher, display)
         code = runner.run()
     tell(console, summary(runner.statuses))
     if code:
@@ -61,7 +63,8 @@ def _list(study: Study) -> int:
     for cell in study.runs:
         state = "finished" if finished(cell) else "begun" if begun(cell) else "new"
         say(f"{state:<9} {cell.label}  {cell.folder}")
-    say("\n".join([_counts(study), *_estimate(study)]))
+    launcher = make_launcher(study.options, study.runs)
+    say("\n".join([_counts(study), *_estimate(study, launcher)]))
     problems = dict.fromkeys(cell.problem for cell in study.runs if cell.problem)
     for problem in problems:
         say(f"the sweep does not start here: {problem}")
@@ -74,10 +77,9 @@ def _counts(study: Study) -> str:
     return f"{cells} and {counted(others, 'base run')} for them" if others else cells
 
 
-def _estimate(study: Study) -> list[str]:
-    slots, gpus = resources(study.options, study.runs)
-    found = estimate(study.runs, Path(study.options.output), gpus)
-    return report(found, len(study.runs), slots)
+def _estimate(study: Study, launcher: Launcher) -> list[str]:
+    found = estimate(study.runs, Path(study.options.output), launcher.num_gpus)
+    return report(found, len(study.runs), launcher.slots)
 
 
 def _refuse(node: Any) -> None:

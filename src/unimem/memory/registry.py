@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast, get_type_hints
 
 from pydantic import ValidationError
@@ -22,7 +19,7 @@ from unimem.memory.option import Option
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Reading
 from unimem.memory.writing.base import Writing
-from unimem.paths import own_config
+from unimem.paths import own_config, own_module
 from unimem.words import counted
 
 DIMENSIONS = ("management", "writing", "reading", "injection")
@@ -66,7 +63,7 @@ def option_class(dimension: str, name: str) -> type[Any]:
     Raises `PlanError` if the file defines none, several or an incomplete one, or if the yaml beside
     it lacks a knob.
     """
-    own = _own_module(dimension, name)
+    own = own_module(_own_folder(dimension), name)
     module, base = own or import_module(f"unimem.memory.{dimension}.{name}"), BASES[dimension]
     derived = [
         member
@@ -114,26 +111,6 @@ def field_types(dimension: str, name: str) -> dict[str, Any]:
     declared = option_class(dimension, name)
     hints = get_type_hints(declared, include_extras=True)
     return {field.name: hints[field.name] for field in fields(declared)}
-
-
-def _own_module(dimension: str, name: str) -> ModuleType | None:
-    """Load an option's file from the user's own folder, once; None if it is not there."""
-    own = own_config()
-    file = None if own is None else own / _own_folder(dimension) / f"{name}.py"
-    if file is None or not file.is_file():
-        return None
-    loaded = f"{own}:{dimension}.{name}"
-    if loaded not in sys.modules:
-        spec = spec_from_file_location(loaded, file)
-        assert spec is not None and spec.loader is not None
-        module = module_from_spec(spec)
-        sys.modules[loaded] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[loaded]
-            raise
-    return sys.modules[loaded]
 
 
 def option_fields(dimension: str, name: str, given: Any) -> dict[str, Any]:

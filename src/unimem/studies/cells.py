@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +20,7 @@ from unimem.config import (
 )
 from unimem.interpolation import guarded
 from unimem.overrides import Overrides, literal, text_of
+from unimem.paths import group_files
 from unimem.runs.folder import MODEL, readable_name
 from unimem.runs.signature import CELLS, corpus_of, data_digest, signature
 from unimem.settings import Count, PretrainedModel, Settings, describe
@@ -34,14 +35,23 @@ class SweepOptions(Settings):
     study: Name
     output: Annotated[str, Field(min_length=1)]
     jobs: Count | None
-    launcher: Literal["local", "slurm"]
+    launcher: str
     dry_run: bool
-    slurm: dict[str, Any]
+    launcher_settings: dict[str, Any] = {}
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the settings of the command itself, with those of every launcher."""
+        return (*cls.model_fields, *_launchers())
 
     @property
     def tags(self) -> tuple[str, ...]:
         """Tags of its runs in W&B."""
         return ()
+
+
+def _launchers() -> list[str]:
+    return [file.stem for file in group_files("launcher")]
 
 
 Options = TypeVar("Options", bound=SweepOptions)
@@ -166,15 +176,18 @@ def read_options(kind: type[Options], primary: str, overrides: Overrides) -> Opt
 
     Overrides of anything else are left out. Raises `ConfigError`.
     """
-    chosen = overrides.under(kind.model_fields)
+    chosen = overrides.under(kind.names())
     for key, override in chosen.items():
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line}: {key} takes one value")
-    node = compose_node(primary, chosen.lines)
+    launcher = str(chosen["launcher"].value()) if "launcher" in chosen else "local"
+    others = [name for name in _launchers() if name != launcher]
+    node = compose_node(primary, chosen.without(others).lines)
     try:
         with guarded():
             whole = cast(dict[str, Any], OmegaConf.to_container(node, throw_on_missing=True))
             values = {key: node[key] for key in kind.model_fields if key in whole}
+            values["launcher_settings"] = node.get(str(node.launcher), {})
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     plain = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(values)))

@@ -127,7 +127,7 @@ def _starts(
     for key in {key for grid in grids for key in grid}:
         if reason := REFUSED.get(key.split(".")[0]):
             raise ConfigError(f"{key} cannot be set in a sweep: {reason}")
-    found = combinations([grid.without(SweepOptions.model_fields) for grid in grids])
+    found = combinations([grid.without(SweepOptions.names()) for grid in grids])
     entries = file.base if isinstance(file.base, tuple) else None
     # Settings of scale hold for the base too, wherever the file has them.
     reach = file.fixed.under(REACH_BASE)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from unimem.runs.signature import code_changed
 from unimem.studies.cells import Cell
 from unimem.studies.run.cell_state import begun, finished
+from unimem.studies.run.launch import Launcher, Run
 from unimem.training.out_of_memory import OUT_OF_MEMORY
 from unimem.training.signals import stopping_signals
 from unimem.words import system_error
@@ -33,35 +34,6 @@ class State(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"
-
-
-class Run(Protocol):
-    """A cell at work."""
-
-    def poll(self) -> int | None:
-        """Return the exit status, negative for a signal; None while it runs."""
-        ...
-
-    def stop(self) -> None:
-        """Ask it to save and leave."""
-        ...
-
-    def kill(self) -> None:
-        """End it now."""
-        ...
-
-
-class Launcher(Protocol):
-    """Sets cells to work, `slots` at a time."""
-
-    @property
-    def slots(self) -> int:
-        """How many cells are at work at a time."""
-        ...
-
-    def start(self, cell: Cell, slot: int) -> Run | None:
-        """Start a cell; None if another process has it, or just finished it."""
-        ...
 
 
 @dataclass(kw_only=True)

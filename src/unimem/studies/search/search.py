@@ -109,7 +109,7 @@ def read_search(arguments: Sequence[str]) -> Search:
             raise ConfigError(f"{key} cannot be set in a search: {reason}")
     options = read_options(SearchOptions, "search", given)
     _require_objectives(options)
-    own = SearchOptions.model_fields
+    own = SearchOptions.names()
     of_runs = [a for a in arguments if is_subset(a) or not parse([a]).under(own)]
     space = read_space(of_runs)
     return Search(

@@ -1,6 +1,7 @@
 """Runs the trials of a search as a sweep runs its cells."""
 
-from unimem.studies.run.runner import Display, Launcher, Runner, State, Status
+from unimem.studies.run.launch import Launcher
+from unimem.studies.run.runner import Display, Runner, State, Status
 from unimem.studies.search.trials import Trials, TrialStatus
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from unimem.config import ConfigError
 from unimem.studies.cells import Cell, SweepOptions
 from unimem.studies.run.cell_state import finished, take_lock
-from unimem.studies.run.local import spawn
+from unimem.studies.run.launch import Launcher
+from unimem.studies.run.process import start_process
 from unimem.studies.run.runner import ELSEWHERE
 
 GRACE = 120
@@ -40,14 +40,27 @@ class SlurmRun:
         self._job.cancel()
 
 
-class SlurmLauncher:
-    """Submits a job for each cell, at most `jobs` at a time; `executor` is submitit's."""
+class SlurmLauncher(Launcher):
+    """Submits a job for each cell, at most `jobs` at a time."""
 
-    def __init__(self, options: SweepOptions, runs: Sequence[Cell], executor: Any):
-        self.slots = options.jobs or len(runs)
-        self._group, self._executor, self._tags = options.study, executor, options.tags
-        if any(cell.config.trainer.num_nodes > 1 for cell in runs):
+    executor: Any = None
+    """submitit's; `prepare` makes one for Slurm if there is none."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs there are at a time: `jobs`, or one for each cell."""
+        return self.options.jobs or len(self.runs)
+
+    @property
+    def num_gpus(self) -> int:
+        """How many GPUs a job asks for."""
+        return int(self.options.launcher_settings["gpus_per_node"] or 0)
+
+    def prepare(self) -> None:
+        """Make the executor. Raises `ConfigError` where there is no submitit or no Slurm."""
+        if any(cell.config.trainer.num_nodes > 1 for cell in self.runs):
             raise ConfigError("launcher=slurm runs a cell on one node; set trainer.num_nodes=1")
+        self.executor = self.executor or slurm_executor(self.options)
 
     def start(self, cell: Cell, slot: int) -> SlurmRun | None:
         """Submit a cell; None if another process has it."""
@@ -55,9 +68,7 @@ class SlurmLauncher:
         if lock is None:
             return None
         lock.close()  # the job takes it where it runs
-        return SlurmRun(
-            self._executor.submit(CellJob(cell=cell, group=self._group, tags=self._tags))
-        )
+        return SlurmRun(self.executor.submit(CellJob(cell=cell, options=self.options)))
 
 
 @dataclass(kw_only=True)
@@ -65,12 +76,11 @@ class CellJob:
     """What runs on the node: the cell's process, and what Slurm wants of it."""
 
     cell: Cell
-    group: str
-    tags: tuple[str, ...] = ()
+    options: SweepOptions
 
     def __call__(self) -> int:
         """Run the cell, and give its exit status."""
-        self._process = spawn(self.cell, self.group, {}, self.tags)
+        self._process = start_process(self.cell, self.options, {})
         if self._process is None:
             return 0 if finished(self.cell) else ELSEWHERE
         try:
@@ -88,7 +98,7 @@ class CellJob:
         from submitit.helpers import DelayedSubmission
 
         self._leave()
-        return DelayedSubmission(CellJob(cell=self.cell, group=self.group, tags=self.tags))
+        return DelayedSubmission(CellJob(cell=self.cell, options=self.options))
 
     def _leave(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -105,7 +115,7 @@ def slurm_executor(options: SweepOptions) -> Any:
         raise ConfigError(
             "launcher=slurm needs submitit: pip install '.[slurm]' in the folder of this project"
         ) from None
-    given = {key: value for key, value in options.slurm.items() if value is not None}
+    given = {key: value for key, value in options.launcher_settings.items() if value is not None}
     try:
         folder = Path(options.output) / options.study / "slurm"
         executor = submitit.AutoExecutor(folder, cluster="slurm")
