@@ -9,7 +9,7 @@ import numpy as np
 
 from unimem.evaluation.statistics import perplexity
 from unimem.evaluation.tokens import TokenTable
-from unimem.results.comparison import Panel, panels
+from unimem.results.comparison import CorpusComparison, comparisons
 from unimem.results.study import StudyRecord, read_study
 
 LENGTH = 33
@@ -47,10 +47,10 @@ def make_study(output: Path, *cells: Made, **fields: Any) -> StudyRecord:
     return read_study(output, "made")
 
 
-def make_panel(output: Path, *cells: Made) -> Panel:
+def make_comparison(output: Path, *cells: Made) -> CorpusComparison:
     """Give the one panel of such a study."""
-    (panel,) = panels(make_study(output, *cells).groups())
-    return panel
+    (comparison,) = comparisons(make_study(output, *cells).groups())
+    return comparison
 
 
 def _write(output: Path, i: int, cell: Made, seed: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from helpers.made_study import Made, make_panel
+from helpers.made_study import Made, make_comparison
 
 from unimem.results.claims.statements import read_checks
 
@@ -25,7 +25,9 @@ def layers(*levels, **more):
     [(1.5, 0.0, "held"), (2.5, 0.0, "did not hold"), (1.99, 0.5, "not decided")],
 )
 def test_lower_needs_an_interval_clear_of_zero(tmp_path, nll, uneven, verdict):
-    comparison = make_panel(tmp_path, VANILLA, Made(overrides="method=rmt", nll=nll, uneven=uneven))
+    comparison = make_comparison(
+        tmp_path, VANILLA, Made(overrides="method=rmt", nll=nll, uneven=uneven)
+    )
     found = judge(comparison, lower={"method": "rmt"}, than={"method": "vanilla"})
     assert found.verdict == verdict and found.numbers["mean"] == pytest.approx(nll - 2, abs=1e-6)
     assert ("the interval spans 0" in found.reason) == (verdict == "not decided")
@@ -33,7 +35,9 @@ def test_lower_needs_an_interval_clear_of_zero(tmp_path, nll, uneven, verdict):
 
 
 def test_two_seeds_decide_nothing_and_the_missing_one_is_named(tmp_path):
-    comparison = make_panel(tmp_path, VANILLA, Made(overrides="method=rmt", nll=1.0, missing=(1,)))
+    comparison = make_comparison(
+        tmp_path, VANILLA, Made(overrides="method=rmt", nll=1.0, missing=(1,))
+    )
     found = judge(comparison, lower={"method": "rmt"}, than={"method": "vanilla"})
     assert found.verdict == "not decided" and found.numbers["mean"] == pytest.approx(-1.0)
     assert "2 seeds in common, 3 are needed, not finished: method=rmt seed=1" in found.reason
@@ -44,14 +48,14 @@ def test_two_seeds_decide_nothing_and_the_missing_one_is_named(tmp_path):
     [((0, 1, 2), "not finished: rmt."), ((), "no setting is longformer.")],
 )
 def test_settings_that_are_not_there_are_named(tmp_path, missing, reason):
-    comparison = make_panel(tmp_path, VANILLA, Made(overrides="method=rmt", missing=missing))
+    comparison = make_comparison(tmp_path, VANILLA, Made(overrides="method=rmt", missing=missing))
     method = "rmt" if missing else "longformer"
     found = judge(comparison, lower={"method": method}, than={"method": "vanilla"})
     assert (found.verdict, found.reason, found.numbers) == ("not decided", reason, {})
 
 
 def test_the_best_of_several_speaks_for_them_and_this_is_said(tmp_path):
-    comparison = make_panel(tmp_path, VANILLA, *layers(2.5, 1.5, 1.7))
+    comparison = make_comparison(tmp_path, VANILLA, *layers(2.5, 1.5, 1.7))
     found = judge(comparison, lower={"injection_layer": "*"}, than={"method": "vanilla"})
     assert found.verdict == "held" and found.numbers["settings"] == ["injection_layer=1", "vanilla"]
     assert "injection_layer=1 was chosen as the lowest of 3 on these same tokens, " in found.reason
@@ -66,7 +70,7 @@ def test_the_best_of_several_speaks_for_them_and_this_is_said(tmp_path):
 )
 def test_best_is_held_against_all_others(tmp_path, nll, uneven, verdict):
     own = Made(overrides="method=unimix", nll=nll, uneven=uneven)
-    comparison = make_panel(tmp_path, VANILLA, Made(overrides="method=rmt", nll=1.8), own)
+    comparison = make_comparison(tmp_path, VANILLA, Made(overrides="method=rmt", nll=1.8), own)
     found = judge(comparison, best={"method": "unimix"})
     assert found.verdict == verdict and set(found.numbers["p"]) == {"vanilla", "rmt"}
     assert ("no significant difference to vanilla, rmt" in found.reason) == (
@@ -77,7 +81,7 @@ def test_best_is_held_against_all_others(tmp_path, nll, uneven, verdict):
 
 def test_nothing_is_best_while_another_is_not_finished(tmp_path):
     rest = Made(overrides="method=rmt", missing=(0, 1, 2))
-    comparison = make_panel(tmp_path, VANILLA, Made(overrides="method=unimix", nll=1.0), rest)
+    comparison = make_comparison(tmp_path, VANILLA, Made(overrides="method=unimix", nll=1.0), rest)
     found = judge(comparison, best={"method": "unimix"})
     assert found.verdict == "not decided" and found.reason.endswith("not finished: rmt.")
 
@@ -89,7 +93,7 @@ def test_nothing_is_best_while_another_is_not_finished(tmp_path):
 def test_share_is_of_the_gain(tmp_path, at_least, uneven, verdict):
     one, eleven = layers(1.6, 1.5)
     one = Made(overrides=one.overrides, nll=1.6, uneven=uneven)
-    comparison = make_panel(tmp_path, VANILLA, one, eleven)
+    comparison = make_comparison(tmp_path, VANILLA, one, eleven)
     found = judge(
         comparison,
         share={"injection_layer": 0},
@@ -103,7 +107,7 @@ def test_share_is_of_the_gain(tmp_path, at_least, uneven, verdict):
 
 
 def test_share_of_the_gain_in_perplexity(tmp_path):
-    comparison = make_panel(tmp_path, VANILLA, *layers(1.6, 1.5))
+    comparison = make_comparison(tmp_path, VANILLA, *layers(1.6, 1.5))
     found = judge(
         comparison,
         share="injection_layer=0",
@@ -118,7 +122,7 @@ def test_share_of_the_gain_in_perplexity(tmp_path):
 
 
 def test_there_is_no_share_of_no_gain(tmp_path):
-    comparison = make_panel(tmp_path, VANILLA, *layers(1.6, 2.1))
+    comparison = make_comparison(tmp_path, VANILLA, *layers(1.6, 2.1))
     found = judge(
         comparison,
         share="injection_layer=0",
@@ -141,7 +145,7 @@ def sizes(method, *levels):
 
 def test_spread_is_the_range_over_common_values(tmp_path):
     # The last size of rmt is no one else's, and does not count.
-    comparison = make_panel(tmp_path, *sizes("unimix", 1.5, 1.4), *sizes("rmt", 2.0, 1.8, 1.0))
+    comparison = make_comparison(tmp_path, *sizes("unimix", 1.5, 1.4), *sizes("rmt", 2.0, 1.8, 1.0))
     found = judge(
         comparison, spread={"method": "unimix"}, over="memory.size", below={"method": "rmt"}
     )
@@ -154,7 +158,9 @@ def test_spread_is_the_range_over_common_values(tmp_path):
 
 
 def test_falls_compares_the_largest_value_with_the_smallest(tmp_path):
-    comparison = make_panel(tmp_path, *sizes("unimix", 1.5, 1.9, 1.4), *sizes("rmt", 2.0, 1.8, 2.2))
+    comparison = make_comparison(
+        tmp_path, *sizes("unimix", 1.5, 1.9, 1.4), *sizes("rmt", 2.0, 1.8, 2.2)
+    )
     found = judge(comparison, falls={"method": "unimix"}, with_="memory.size")
     assert found.verdict == "held" and found.numbers["mean"] == pytest.approx(-0.1)
     assert judge(comparison, falls="method=rmt", with_="memory.size").verdict == "did not hold"
@@ -169,7 +175,7 @@ def test_falls_compares_the_largest_value_with_the_smallest(tmp_path):
 @pytest.mark.parametrize("cost", ["training", "evaluation"])
 def test_cheaper_is_a_ratio_of_what_was_recorded(tmp_path, cost, at_most, verdict):
     rmt = Made(overrides="method=rmt", seconds=20.0, tokens_per_second=500.0)
-    comparison = make_panel(tmp_path, VANILLA, rmt)
+    comparison = make_comparison(tmp_path, VANILLA, rmt)
     found = judge(
         comparison, cheaper="method=vanilla", than="method=rmt", cost=cost, at_most=at_most
     )
@@ -178,7 +184,7 @@ def test_cheaper_is_a_ratio_of_what_was_recorded(tmp_path, cost, at_most, verdic
 
 def test_cost_that_was_not_measured_or_elsewhere_is_not_compared(tmp_path):
     other = {"machine": {"platform": "Linux", "gpu": "H200"}}
-    comparison = make_panel(
+    comparison = make_comparison(
         tmp_path,
         VANILLA,
         Made(overrides="method=rmt", more=other),
@@ -237,7 +243,7 @@ def test_a_statement_says_itself_or_what_it_is_told_to():
 
 def test_a_single_document_decides_no_loss(tmp_path):
     one = Made(overrides="method=rmt", nll=1.5, documents=1)
-    comparison = make_panel(tmp_path, Made(overrides="method=vanilla", documents=1), one)
+    comparison = make_comparison(tmp_path, Made(overrides="method=vanilla", documents=1), one)
     for statement in (
         {"lower": "method=rmt", "than": "method=vanilla"},
         {"share": "method=rmt", "of": "method=rmt", "from": "method=vanilla", "at_least": 0.5},
