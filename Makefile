@@ -7,9 +7,12 @@ QUICK ?=
 FAULT_TABLE ?=
 JOBS ?= auto
 PROFILE ?= cpu
-# Studies of the paper's figures, and the others; those that read trained weights need table2 first.
+# Every study of sweeps/ but the example; those that read another study's weights come last.
+SWEEPS := $(filter-out tiny,$(patsubst sweeps/%.yaml,%,$(wildcard sweeps/*.yaml)))
+READING := $(patsubst sweeps/%.yaml,%,$(shell grep -lE '^ +sweeps:|base: *[{] *sweeps:' sweeps/*.yaml))
+STUDIES := $(filter-out $(READING),$(SWEEPS)) $(filter $(READING),$(SWEEPS))
+# Studies of the paper's figures.
 FIGURES := injection_layer injection_count topk_window memory_size
-OTHERS := methods ablation reading_strategy writing position_schemes bptt context_length cost
 # Small tensors on many threads fight over the cores; tests run in processes instead.
 export OMP_NUM_THREADS ?= 1
 
@@ -43,7 +46,7 @@ reproduce-figures: install ## the paper's studies of layers, budgets and sizes (
 	@$(foreach name,table2 $(FIGURES),$(call study,$(name)) &&) true
 
 reproduce-all: install ## every study of sweeps/ but tiny, an example (PROFILE=)
-	@$(foreach name,table2 $(FIGURES) $(OTHERS),$(call study,$(name)) &&) true
+	@$(foreach name,$(STUDIES),$(call study,$(name)) &&) true
 
 test: install ## the whole suite but what takes long
 	@echo "== the suite, without the tests marked slow (make test-slow)"

@@ -4,7 +4,7 @@ import pytest
 
 from unimem.config import compose
 from unimem.overrides import text_of
-from unimem.paths import config_root
+from unimem.paths import config_root, group_files
 from unimem.results.claims.statements import read_checks
 from unimem.studies.cells import SweepOptions
 from unimem.studies.grid import values
@@ -23,6 +23,16 @@ def test_a_study_says_what_it_claims_at_three_scales(name):
         assert file.profiles == PROFILES
         assert len(file.fields["claim"]) > 40
         assert read_checks(file.fields["report"]["checks"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_study_of_all_methods_has_every_method(profile):
+    file = read_study_file("methods", profile)
+    found = {one.value() for grid in file.grids for one in values(grid["method"])}
+    # A memory without bound holds no whole document of the larger scales.
+    names = {path.stem for path in group_files("method")} - {"custom"}
+    lacking = sorted(names - found - (set() if profile == "cpu" else {"full_context"}))
+    assert not lacking, f"add {', '.join(lacking)} to the profile {profile} of sweeps/methods.yaml"
 
 
 @pytest.mark.slow
