@@ -50,15 +50,15 @@ reproduce-all: install ## every study of sweeps/ but tiny, an example (PROFILE=)
 
 test: install ## the whole suite but what takes long
 	@echo "== the suite, without the tests marked slow (make test-slow)"
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
 
 test-slow: install ## the tests that take long
 	@echo "== the tests marked slow"
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'slow and not fault'
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'slow and not fault'
 
 test-faults: install ## processes killed, files damaged, disks full: docs/reliability.md (FAULT_TABLE=)
 	@echo "== the faults of docs/reliability.md, injected"
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m fault tests/faults $(if $(FAULT_TABLE),--fault-table $(FAULT_TABLE))
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m fault tests/faults $(if $(FAULT_TABLE),--fault-table $(FAULT_TABLE))
 
 bench: install ## what memory costs on this CPU: outputs/bench/bench.md and bench.png
 	@$(BIN)/unimem-bench shape=tinyllama_layer device=cpu

@@ -56,7 +56,7 @@ def refused_or_read(lines: list[str]) -> None:
 
 
 QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=15, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_any_line_is_taken_or_refused(lines):
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=250)
 @given(st.lists(LINES, min_size=1, max_size=4))
 def test_any_lines_are_taken_or_refused(lines):
     refused_or_read(lines)

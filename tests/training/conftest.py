@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
-from unimem.config import validate
-from unimem.paths import config_root
+from unimem.config import compose
 from unimem.training.run import train
 
 # Lightning 2.6 uses what torch 2.13 calls deprecated.
@@ -62,9 +59,7 @@ class Runs:
         return [*TINY, *method, f"output={self.output}", *more]
 
     def start(self, *more: str, method=XL) -> Path:
-        with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
-            node = hydra_compose("train", self.overrides(*more, method=method))
-        return train(validate(node))
+        return train(compose(*self.overrides(*more, method=method)))
 
     def copy_at(self, run: Path, step: int) -> None:
         """Copy a finished run to here, as if it had been killed after `step`."""
