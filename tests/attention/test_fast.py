@@ -318,7 +318,7 @@ def by_both_forms(plan, kernel, T, M, free, groups, gate, learns, window):
             is_causal=is_causal,
             **given,
         ),
-        attend(weighing, query, value, memory, plan, gate),
+        attend(weighing, value, memory, gate),
     )
     needs = [x for x in (query, key, value, *slots, gate) if x is not None and x.requires_grad]
     slope = torch.randn(outs[0].shape, generator=generator)

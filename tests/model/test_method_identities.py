@@ -331,4 +331,4 @@ def test_a_matrix_stays_finite_and_exact_under_autocast():
         got = read(model, IDS, gradient=True)
     got.nll[:, 1:].mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert got.bank.layers[0].matrix.dtype == torch.float32
+    assert got.bank.layers[0].recurrent["matrix"].dtype == torch.float32

@@ -69,8 +69,8 @@ def check_same_row(bank, row, alone):
                     found[min(head, len(found) - 1), used].double(),
                     note[0, min(head, note.shape[1] - 1), own].double(),
                 )
-        if expected.matrix is not None:
-            close(memory.matrix, expected.matrix)
+        for name, state in expected.recurrent.items():
+            close(memory.recurrent[name], state)
     if alone.soft is not None:
         count = int(alone.soft.counts[0])
         assert bank.soft.counts[row] == count

@@ -27,7 +27,7 @@ from unimem.attention.parts import (
     split,
     within_reach,
 )
-from unimem.attention.reference import fuse_gated, own_links, read_matrix
+from unimem.attention.reference import fuse_gated, own_links
 from unimem.attention.rotary import Frame
 from unimem.attention.search import search
 from unimem.memory.plan import LayerPlan
@@ -119,7 +119,7 @@ def _attend(
     else:
         reachable, tail = within_reach(memory, plan)
         wanted, window, sparse = plan.reading.search_for, None, None
-        if is_causal and (gate is None or plan.reads_matrix):
+        if is_causal and gate is None:
             window = band_of(plan, reachable, tail, frame, rows, layer_segment[1])
         chosen = None
         parts: list[Keys] = []
@@ -137,7 +137,7 @@ def _attend(
             parts = split(reachable, plan.positions.rotations(reachable, frame), chosen)
         if wanted is not None:
             sparse = _search(query, memory, plan, frame, wanted, chosen, tail, picks, layer_segment)
-        if gate is not None and not plan.reads_matrix:
+        if gate is not None:
             read = fused(*parts, picked=sparse) if parts or sparse else torch.zeros_like(raw)
             any_read = _any_read(query, chosen, sparse)
             own_out = fused(band=[causal()]) if is_causal else fused(own)
@@ -152,9 +152,6 @@ def _attend(
             rotated = frame.rotate(query, frame.index).to(value.dtype)
             band = Dense(rotated, key.to(value.dtype), value, None, window)
             out = fused(*left, picked=sparse, band=[band])
-    if gate is not None and memory.matrix is not None:
-        answer, known = read_matrix(raw, memory.matrix)
-        return fuse_gated(answer.to(out.dtype), out, gate, known)
     return out
 
 

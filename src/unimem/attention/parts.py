@@ -47,7 +47,7 @@ def within_reach(memory: Memory, plan: LayerPlan) -> tuple[Memory, int]:
     M = len(memory)
     if oldest + newest >= M:
         return memory, M
-    bare = replace(memory, notes={}, matrix=None)
+    bare = replace(memory, notes={}, recurrent={})
     tail = bare.last(newest)
     if not oldest:
         return tail, newest

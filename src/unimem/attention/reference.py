@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unimem.attention.rotary import Frame, qk
+from unimem.attention.rotary import Frame
 from unimem.memory.plan import LayerPlan
 from unimem.memory.positions.base import Positions
 from unimem.memory.reading.base import Selection, View
 from unimem.memory.state import FREE, Memory
-from unimem.memory.tensors import at_least_float32, full_precision, repeat_kv
+from unimem.memory.tensors import at_least_float32, repeat_kv
 
 
 class PartialSoftmax(NamedTuple):
@@ -105,18 +105,10 @@ def own_links(
     return attn_mask & ((links > 0) | own), links if links.dtype.is_floating_point else None
 
 
-def attend(
-    weighing: Logits,
-    query: Tensor,
-    value: Tensor,
-    memory: Memory,
-    plan: LayerPlan,
-    gate: Tensor | None,
-) -> Tensor:
+def attend(weighing: Logits, value: Tensor, memory: Memory, gate: Tensor | None) -> Tensor:
     """Return the attention output [B, H, T, D] over segment (values [B, G, T, D]) and memory.
 
-    `query` [B, H, T, D], un-rotated, reads a matrix memory; `gate` [H] are the logits of the gates
-    of fusion.
+    `gate` [H] are the logits of the gates between the two; None: one softmax over both.
     """
     segment = _part(weighing.segment, weighing.attn_mask, value)
     if not len(memory):
@@ -125,34 +117,22 @@ def attend(
         chosen = weighing.chosen
         visible, grad_mask = chosen.visible, None if chosen.gradient is True else chosen.grad_mask
         read = _part(weighing.memory, visible, memory.values, grad_mask)
-        if gate is not None and not plan.reads_matrix:
+        if gate is not None:
             return fuse_gated(read.out, segment.out, gate, visible.any(-1, keepdim=True))
         out = fuse_joint(read, segment)
-    if gate is not None and memory.matrix is not None:
-        answer, known = read_matrix(query, memory.matrix)
-        return fuse_gated(answer.to(out.dtype), out, gate, known)
     return out
 
 
-def attention_weights(
-    weighing: Logits, memory: Memory, plan: LayerPlan, gate: Tensor | None
-) -> Tensor:
-    """Return each query's attention weights on slots and tokens [B, H, T, M + T].
-
-    The rest to 1 is the weight of a matrix memory.
-    """
+def attention_weights(weighing: Logits, gate: Tensor | None) -> Tensor:
+    """Return each query's attention weights on slots and tokens [B, H, T, M + T]."""
     visible = weighing.chosen.visible
     slots = weighing.memory.masked_fill(~visible, -torch.inf)
     tokens = weighing.segment.masked_fill(~weighing.attn_mask, -torch.inf)
-    if gate is not None and not plan.reads_matrix:
+    if gate is not None:
         share = gate.sigmoid()[:, None, None] * visible.any(-1, keepdim=True)
         read = slots.softmax(-1).nan_to_num() * share
         return torch.cat([read, tokens.softmax(-1) * (1 - share)], -1)
-    both = torch.cat([slots, tokens], -1).softmax(-1)
-    if gate is not None and memory.matrix is not None:
-        known = memory.matrix[..., -1].sum(-1) > 0
-        both = both * (1 - gate.sigmoid() * repeat_kv(known, len(gate)))[..., None, None]
-    return both
+    return torch.cat([slots, tokens], -1).softmax(-1)
 
 
 def fuse_joint(*parts: PartialSoftmax) -> Tensor:
@@ -219,16 +199,6 @@ def _placed(
     slots = slots_and_tokens(memory, key, key, frame)
     logits = at_least_float32(scheme.score(query, slots.keys, slots, frame, visible))
     return logits[..., : len(memory)], logits[..., len(memory) :]
-
-
-def read_matrix(query: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Read a matrix memory [B, G, D, D + 1]: outputs [B, H, T, D], and where it is not empty."""
-    features = torch.nn.functional.elu(at_least_float32(query)) + 1
-    with full_precision(query):
-        answer = qk(features, matrix.mT)
-    weight = answer[..., -1:]
-    known = weight > 0
-    return answer[..., :-1] / weight.where(known, 1), known
 
 
 def _part(

@@ -202,7 +202,7 @@ class MemoryBank:
         tensors: list[Tensor] = []
         for memory in self.layers.values():
             tensors += [memory.keys, memory.values, memory.positions, *memory.notes.values()]
-            tensors += [] if memory.matrix is None else [memory.matrix]
+            tensors += memory.recurrent.values()
         if self.soft is not None:
             tensors.append(self.soft.states)
         return sum(t.numel() * t.element_size() for t in tensors) // len(self.position)

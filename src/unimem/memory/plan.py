@@ -11,7 +11,7 @@ from unimem.memory.injection.base import Injection
 from unimem.memory.management.base import Management
 from unimem.memory.option import Fusion, Local, Option
 from unimem.memory.positions.base import Positions
-from unimem.memory.reading.base import Reading
+from unimem.memory.reading.base import Reading, StateReading
 from unimem.memory.registry import Choice, PlanError, build
 from unimem.memory.rules import Chosen
 from unimem.memory.writing.base import InputWriting, LayerWriting, Writing
@@ -123,9 +123,9 @@ class LayerPlan:
         return self.local == "causal" and self.fusion != "grouped" and not self.observes
 
     @property
-    def reads_matrix(self) -> bool:
-        """Whether an associative memory is read, behind a gate of its own."""
-        return any(reading.memory_kind == "matrix" for reading in self.reading.parts)
+    def state_reading(self) -> StateReading | None:
+        """The reading that answers from states of fixed size, behind a gate."""
+        return next((r for r in self.reading.parts if isinstance(r, StateReading)), None)
 
     @property
     def observes(self) -> frozenset[str]:

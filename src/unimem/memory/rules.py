@@ -45,7 +45,7 @@ class Chosen:
         """Return, a sentence each, what cannot work together."""
         for one in self._options:
             yield from one.problems(self)
-        yield from self._units()
+        yield from self._kinds()
         readings = "+".join(reading.label for reading in self.readings)
         blind = [reading for reading in self.readings if not reading.by_place]
         if self.local == "reading" and blind:
@@ -88,8 +88,8 @@ class Chosen:
                 f"here: {readings} needs memory.positions=zero or none"
             )
 
-    def _units(self) -> Iterable[str]:
-        """Match what is written, kept and read: slots, or the matrix of an associative memory."""
+    def _kinds(self) -> Iterable[str]:
+        """Match what is written, kept and read: slots, or states of fixed size."""
         written = {
             writing.memory_kind: writing for writing in self.writings if not writing.at_input
         }
@@ -97,15 +97,23 @@ class Chosen:
         for unit, reading in read.items():
             if unit != "nothing" and unit not in written:
                 yield (
-                    f"{reading.label} reads {UNITS[unit]}, which "
+                    f"{reading.label} reads {_kind(unit)}, which "
                     f"{_labels(self.writings)} does not write"
                 )
         for unit, writing in written.items():
             if unit not in read and "nothing" not in read:
                 yield (
-                    f"{writing.label} writes {UNITS[unit]}, which {_labels(self.readings)} "
+                    f"{writing.label} writes {_kind(unit)}, which {_labels(self.readings)} "
                     "never reads"
                 )
+        answering = [each for kind, each in read.items() if kind not in ("slots", "nothing")]
+        if answering and self.fusion != "gated":
+            yield (
+                f"memory.fusion={self.fusion} has no place for {answering[0].label}, which "
+                "answers without a softmax; set memory.fusion=gated"
+            )
+        if len(answering) > 1:
+            yield f"{_labels(answering)} share one gate; choose one of them"
         if written and "slots" not in written and self.management.bounded:
             yield (
                 f"{self.management.label} bounds slots, but {_labels(self.writings)} writes none; "
@@ -113,7 +121,8 @@ class Chosen:
             )
 
 
-UNITS = {"slots": "slots", "matrix": "the matrix of an associative memory"}
+def _kind(name: str) -> str:
+    return name if name == "slots" else f"the {name} of another kind of memory"
 
 
 def _labels(options: Iterable[Option]) -> str:

@@ -45,8 +45,9 @@ class Memory:
     `received`, `received_own_segment` [B, H, S] and `last` are attention (see `Option.observes`);
     `block` is the position of the first token of the slot's block, `mark` is 1 for a landmark,
     `tier` 1 for a compressed slot, `surprise` is the token's loss."""
-    matrix: Tensor | None = None
-    """An associative memory [B, G, D, D + 1], float32 at least; its last column normalises."""
+    recurrent: Mapping[str, Tensor] = field(default_factory=_none_named)
+    """States of fixed size [B, ...], by name, for a `StateReading`; zeros where nothing is written.
+    """
     buffer: KVBuffer | None = field(default=None, repr=False, compare=False)
     """Where keys and values lie, if there is space behind them."""
 
@@ -91,7 +92,7 @@ class Memory:
                 name: _behind(_note(self, newer, name), _note(newer, self, name))
                 for name in self.notes.keys() | newer.notes.keys()
             },
-            self.matrix if newer.matrix is None else newer.matrix,
+            {**self.recurrent, **newer.recurrent},
             buffer,
         )
 
@@ -132,27 +133,29 @@ class Memory:
         """Set notes [B, 1 or G, S]."""
         return replace(self, notes={**self.notes, **notes})
 
+    def with_recurrent(self, change: Callable[[Tensor], Tensor]) -> "Memory":
+        """Change every state of fixed size."""
+        return replace(self, recurrent={name: change(x) for name, x in self.recurrent.items()})
+
     def forget(self, rows: Tensor) -> "Memory":
         """Free every slot of the rows where `rows` [B] is true."""
         rows = rows.to(self.positions.device)
         each = rows.view(-1, *[1] * (self.positions.ndim - 1))
-        matrix = self.matrix
-        if matrix is not None:
-            matrix = matrix.masked_fill(rows[:, None, None, None], 0)
-        return replace(self, positions=self.positions.masked_fill(each, FREE), matrix=matrix)
+        freed = replace(self, positions=self.positions.masked_fill(each, FREE))
+        return freed.with_recurrent(lambda x: x.masked_fill(rows.view(-1, *[1] * (x.ndim - 1)), 0))
 
     @classmethod
     def join(cls, parts: "Sequence[Memory]") -> "Memory":
         """Put the rows of several memories behind each other; a shorter one gets free slots.
 
-        A note or a matrix that one of them lacks is 0 there.
+        A note or a state that one of them lacks is 0 there.
         """
         slots = max(len(part) for part in parts)
         heads = max(part.places.shape[1] for part in parts)
         per_head = any(part.positions.ndim == 3 for part in parts)
         names = sorted({name for part in parts for name in part.notes})
         first = {name: next(p.notes[name] for p in parts if name in p.notes) for name in names}
-        matrix = next((part.matrix for part in parts if part.matrix is not None), None)
+        recurrent = {name: state for part in parts for name, state in part.recurrent.items()}
 
         def along_slots(x: Tensor, value: int = 0) -> Tensor:
             missing = slots - x.shape[2]
@@ -174,25 +177,24 @@ class Memory:
             most = max(each.shape[1] for each in notes)
             return torch.cat([each.expand(-1, most, -1) for each in notes])
 
-        def summed(part: Memory) -> Tensor:
-            assert matrix is not None
-            if part.matrix is not None:
-                return part.matrix
-            return matrix.new_zeros(part.keys.shape[0], *matrix.shape[1:])
+        def state(part: Memory, name: str) -> Tensor:
+            like = recurrent[name]
+            found = part.recurrent.get(name)
+            return like.new_zeros(len(part.keys), *like.shape[1:]) if found is None else found
 
         return cls(
             torch.cat([along_slots(part.keys) for part in parts]),
             torch.cat([along_slots(part.values) for part in parts]),
             torch.cat([places(part) for part in parts]),
             {name: joined(name) for name in names},
-            None if matrix is None else torch.cat([summed(part) for part in parts]),
+            {name: torch.cat([state(part, name) for part in parts]) for name in recurrent},
         )
 
     def rows(self, index: Tensor) -> "Memory":
         """Take the memories of the rows `index` [B'], in that order."""
         index = index.to(self.positions.device)
         taken = self._map(lambda x, dim: x[index])
-        return replace(taken, matrix=None if self.matrix is None else self.matrix[index])
+        return taken.with_recurrent(lambda x: x[index])
 
     def moved(self, by: Tensor) -> "Memory":
         """Shift each row's places by `by` [B]; what would stand before its start is freed."""
@@ -208,16 +210,12 @@ class Memory:
             return self
         ahead = device.type == "cuda"  # what arrives on the CPU may be read at once
         there = self._map(lambda x, dim: x.to(device, non_blocking=ahead))
-        return replace(there, matrix=None if self.matrix is None else self.matrix.to(device))
+        return there.with_recurrent(lambda x: x.to(device))
 
     def detach(self) -> "Memory":
         """Cut the gradient."""
-        return replace(
-            self,
-            keys=self.keys.detach(),
-            values=self.values.detach(),
-            matrix=None if self.matrix is None else self.matrix.detach(),
-        )
+        cut = replace(self, keys=self.keys.detach(), values=self.values.detach())
+        return cut.with_recurrent(Tensor.detach)
 
     def compact(self) -> "Memory":
         """Drop the leading slots that are free in every row; nothing visible changes."""
@@ -226,13 +224,13 @@ class Memory:
 
     def tensors(self) -> dict[str, Any]:
         """Return plain tensors and dicts."""
-        # a part of a room would be saved with all of it
+        # a part of a buffer would be saved with the whole buffer
         return {
             "keys": self.keys if self.buffer is None else self.keys.clone(),
             "values": self.values if self.buffer is None else self.values.clone(),
             "positions": self.positions,
             "notes": dict(self.notes),
-            "matrix": self.matrix,
+            "recurrent": dict(self.recurrent),
         }
 
     def _map(self, change: Callable[[Tensor, int], Tensor]) -> "Memory":
@@ -245,7 +243,7 @@ class Memory:
             change(self.values, 2),
             change(self.positions, self.positions.ndim - 1),
             {name: change(note, 2) for name, note in self.notes.items()},
-            self.matrix,
+            self.recurrent,
         )
 
 

@@ -21,7 +21,7 @@ from unimem.attention.fast import Picks, attend_fast
 from unimem.attention.kernels.base import Kernel
 from unimem.attention.parts import Rows
 from unimem.attention.record_attention import record_attention
-from unimem.attention.reference import Logits, attend, attention_weights, compute_logits
+from unimem.attention.reference import Logits, attend, attention_weights, compute_logits, fuse_gated
 from unimem.attention.rotary import Frame, Table, apply_rotary
 from unimem.memory.plan import LayerPlan, MemoryPlan
 from unimem.memory.state import FREE, Memory, Segment
@@ -155,7 +155,7 @@ class SegmentContext:
         if self.use == "own":
             return memory
         if self.use == "off":
-            return replace(memory.last(0), matrix=None)
+            return replace(memory.last(0), recurrent={})
         first = self.positions[:, segment, self.body.start]
         neighbour = neighbours(len(first), first.device)
         return memory.rows(neighbour).moved(first - first[neighbour])
@@ -213,6 +213,7 @@ def _with_memory(
     state = state.to(key.device if context.prefetcher is None else HOST)
     length = context.index.shape[1]
     gate, weights = context.weights.get(f"gates.{layer}"), context.layer_weights(layer)
+    slot_gate = gate if plan.state_reading is None else None
     attn_mask, is_causal = context.within(layer)
     losses: list[Tensor] = []
     outs: list[Tensor] = []
@@ -231,9 +232,12 @@ def _with_memory(
             shown = _with_other_rows(shown, plan.reading.crossbatch)
         tokens = Memory(k[:, :, body], v[:, :, body], context.stored[:, s])
         tokens = plan.annotate(tokens, context.layout.inserted)
+        answer = None
+        if plan.state_reading is not None and shown.recurrent:
+            answer = plan.state_reading.answer(q, shown, weights)
         frame = context.frames[s]._replace(window=context.windows.get(layer))
         observer = context.observer if len(shown) else None
-        if not len(shown) and shown.matrix is None and plan.is_plain_causal:
+        if not len(shown) and not shown.recurrent and plan.is_plain_causal:
             out = _within_segments(module, q, k, v, scaling, context)
         elif context.kernel is not None and observer is None and plan.needs_reference is None:
             keeps = module.training and torch.is_grad_enabled()
@@ -247,7 +251,7 @@ def _with_memory(
                 scaling=scaling,
                 attn_mask=attn_mask,
                 is_causal=is_causal,
-                gate=gate,
+                gate=slot_gate,
                 kernel=context.kernel,
                 picks=context.picks if keeps else None,
                 layer_segment=(layer, s),
@@ -258,10 +262,14 @@ def _with_memory(
             weighing = compute_logits(
                 q, k, shown, plan, frame, scaling=scaling, attn_mask=attn_mask, notes=notes
             )
-            out = attend(weighing, q, v, shown, plan, gate).transpose(1, 2)
+            out = attend(weighing, v, shown, slot_gate).transpose(1, 2)
             state, tokens = _report_attention(
-                weighing, context, s, plan, shown, state, tokens, gate, observer
+                weighing, context, s, plan, shown, state, tokens, gate, answer, observer
             )
+        if answer is not None:
+            found, known = answer
+            assert gate is not None, "validation refuses an answer without a gate"
+            out = fuse_gated(found.to(out.dtype), out.transpose(1, 2), gate, known).transpose(1, 2)
         outs.append(out)
         if not context.writes:
             continue
@@ -284,6 +292,7 @@ def _report_attention(
     state: Memory,
     tokens: Memory,
     gate: Tensor | None,
+    answer: tuple[Tensor, Tensor] | None,
     observer: AttentionObserver | None,
 ) -> tuple[Memory, Memory]:
     """Report to the observer, and note on slots and tokens, how much attention each received."""
@@ -291,7 +300,10 @@ def _report_attention(
         return state, tokens
     body = context.body
     with torch.no_grad():
-        share = attention_weights(weighing, shown, plan, gate)[:, :, body]
+        share = attention_weights(weighing, gate if plan.state_reading is None else None)
+        if answer is not None and gate is not None:
+            share = share * (1 - gate.sigmoid()[:, None, None] * answer[1])
+        share = share[:, :, body]
     slots, own = share[..., : len(shown)], share[..., len(shown) :][..., body]
     if observer is not None:
         text = context.layout.text_at

@@ -68,8 +68,8 @@ def _most_bytes(plan: LayerPlan, model: PreTrainedModel, longest: int, dtype: to
         slots = (state.positions, *state.notes.values())
         bytes_held = 2 * state.keys.numel() * size * dtype.itemsize
         bytes_held += sum(t.numel() * t.element_size() for t in slots)
-        if state.matrix is not None:
-            bytes_held += heads * size * (size + 1) * accumulation_dtype(dtype).itemsize
+        fixed = sum(writing.state_numbers(heads, size) for writing in plan.writings)
+        bytes_held += fixed * accumulation_dtype(dtype).itemsize
         most = max(most, bytes_held)
         if plan.management.bounded and len(state) == plan.most_slots(longest, length) > 0:
             break  # it is full

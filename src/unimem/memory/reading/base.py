@@ -7,7 +7,7 @@ in place of H.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
@@ -163,7 +163,7 @@ class Reading(Option, ABC):
     """Whether a query that sees a slot sees all newer ones."""
 
     memory_kind: ClassVar[str] = "slots"
-    """What it reads: `slots`, or the `matrix` of an associative memory."""
+    """What it reads: `slots`, `nothing`, or another kind, as a writing of that kind leaves it."""
 
     crossbatch: int = 0
     """How many other rows' memories a row reads too, in training."""
@@ -239,6 +239,30 @@ class PlaceReading(Reading):
         queries, places = view.queries[:, None, :, None], repeat_kv(view.memory.places, view.heads)
         linked = self.links(queries, places[:, :, None, :], view.heads, view.layer)
         return Selection(linked > 0, True, linked if linked.dtype.is_floating_point else None)
+
+
+class StateReading(Reading):
+    """A reading that answers from states of fixed size, `Memory.recurrent`, without a softmax.
+
+    A learned gate for each head (memory.fusion=gated) weighs the answer against attention on slots
+    and segment.
+    """
+
+    searches: ClassVar[bool] = False
+
+    @abstractmethod
+    def answer(
+        self, query: Tensor, memory: Memory, weights: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the answers [B, H, T, D] to un-rotated queries, and which queries have one.
+
+        The latter is [B, 1 or H, 1 or T, 1]; `weights` are declared by the layer's options. Called
+        once `memory.recurrent` holds anything.
+        """
+
+    def select(self, view: View) -> Selection:
+        """Select no slot."""
+        return Selection(view.taken.new_zeros(view.taken.shape))
 
 
 @final

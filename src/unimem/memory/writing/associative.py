@@ -33,13 +33,17 @@ class Associative(LayerWriting):
         """None: the matrix has its size from the start."""
         return 0
 
+    def state_numbers(self, kv_heads: int, head_size: int) -> int:
+        """Return the size of the matrix and its normaliser."""
+        return kv_heads * head_size * (head_size + 1)
+
     def write(self, memory: Memory, segment: Segment) -> Memory:
         """Add the segment to the matrix."""
         text = segment.text
         real = text.used[..., None]  # [B, 1, T, 1]
         keys, values = at_least_float32(text.keys), at_least_float32(text.values)
         features = keys.clamp_max(0).exp().where(keys < 0, keys + 1) * real
-        before = memory.matrix
+        before = memory.recurrent.get("matrix")
         if before is None:
             shape = (*keys.shape[:2], keys.shape[3], keys.shape[3] + 1)
             before = keys.new_zeros(shape)
@@ -54,4 +58,4 @@ class Associative(LayerWriting):
         matrix = before.clone()
         matrix[..., :-1] += added
         matrix[..., -1:] += total
-        return replace(memory, matrix=matrix)
+        return replace(memory, recurrent={**memory.recurrent, "matrix": matrix})

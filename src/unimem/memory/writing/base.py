@@ -21,7 +21,7 @@ class Writing(Option, ABC):
     """Whether its unit is soft tokens, fed back at the model's input."""
 
     memory_kind: ClassVar[str] = "slots"
-    """What it leaves behind in a layer: `slots`, or the `matrix` of an associative memory."""
+    """What it leaves behind in a layer: `slots`, or the kind of state of a `StateReading`."""
 
     every_token: ClassVar[bool] = False
     """Whether it leaves one slot for each token of the text and nothing else."""
@@ -56,6 +56,10 @@ class LayerWriting(Writing):
     def count(self, length: int) -> int:
         """Return how many slots a segment of `length` text tokens leaves behind."""
         return length
+
+    def state_numbers(self, kv_heads: int, head_size: int) -> int:
+        """Return how many numbers it keeps of each row in `Memory.recurrent`, in a layer."""
+        return 0
 
     @abstractmethod
     def write(self, memory: Memory, segment: Segment) -> Memory:
