@@ -122,7 +122,7 @@ class Chosen:
 
 
 def _kind(name: str) -> str:
-    return name if name == "slots" else f"the {name} of another kind of memory"
+    return name if name == "slots" else f"the {name}"
 
 
 def _labels(options: Iterable[Option]) -> str:

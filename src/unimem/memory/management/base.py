@@ -28,10 +28,10 @@ class Management(Option, ABC):
 
     @abstractmethod
     def most(self, written: int) -> int:
-        """Return how many slots are held at most once so many have been written."""
+        """Return how many slots are held at most once `written` slots have been written."""
 
     def most_read(self, written: int) -> int:
-        """Return how many of the slots written those that are held stand for at most."""
+        """Return how many of the `written` slots the held slots represent at most."""
         return self.most(written)
 
     @abstractmethod

@@ -25,7 +25,7 @@ class Fifo(Management):
     size: Annotated[int, Field(gt=0)]
 
     def most(self, written: int) -> int:
-        """Its size."""
+        """Return `size`, or less if less is written."""
         return min(self.size, written)
 
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:

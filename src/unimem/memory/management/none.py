@@ -19,7 +19,7 @@ class NoManagement(Management):
     keeps: ClassVar[bool] = False
 
     def most(self, written: int) -> int:
-        """None."""
+        """Return 0."""
         return 0
 
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:

@@ -28,7 +28,7 @@ class PinnedFifo(Management):
     num_pinned: Annotated[int, Field(gt=0)]
 
     def most(self, written: int) -> int:
-        """Its size and the pinned ones."""
+        """Return `size` and the pinned slots."""
         return min(self.num_pinned + self.size, written)
 
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:

@@ -59,7 +59,7 @@ class Recompress(Management):
         Pooler("recompress", self.pool, self.rate, weights).initialise()
 
     def most(self, written: int) -> int:
-        """Its size, a group that waits, and the pooled slots."""
+        """Return `size`, an incomplete group, and the pooled slots."""
         waiting = min(written, self.size + self.rate - 1)
         pooled = max(written - self.size, 0) // self.rate
         if self.compressed_size is not None:
@@ -67,7 +67,7 @@ class Recompress(Management):
         return waiting + pooled
 
     def most_read(self, written: int) -> int:
-        """Those kept as they are, and those that were pooled."""
+        """Return the tokens kept as they are, and the tokens that were pooled."""
         if self.compressed_size is None:
             return written
         return min(written, self.size + self.rate - 1 + self.rate * self.compressed_size)

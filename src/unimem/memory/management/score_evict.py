@@ -51,7 +51,7 @@ class ScoreEvict(Management):
             )
 
     def most(self, written: int) -> int:
-        """Its size."""
+        """Return `size`, or less if less is written."""
         return min(self.size, written)
 
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:

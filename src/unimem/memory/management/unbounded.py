@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 @final
 @option
 class Unbounded(Management):
-    """Keep the whole document; the slots grow with its length, a matrix never does."""
+    """Keep the whole document; slots grow with its length, states of fixed size do not."""
 
     bounded: ClassVar[bool] = False
 
     def most(self, written: int) -> int:
-        """All of them."""
+        """Return all of them."""
         return written
 
     def evict(self, memory: Memory, new: int, segment: Segment) -> Memory:
