@@ -5,7 +5,7 @@ from rich.console import Console
 from studies.conftest import TINY
 
 from unimem.studies.run.cell_state import log_file, progress
-from unimem.studies.run.display import Lines, summary, table, tell
+from unimem.studies.run.display import Lines, print_lines, summary, table
 from unimem.studies.run.runner import State, Status
 from unimem.studies.study import expand
 
@@ -89,6 +89,6 @@ def test_a_label_is_neither_markup_nor_control_characters(statuses):
     console = Console(width=200)
     with console.capture() as captured:
         console.print(table([status]))
-        tell(console, label)
+        print_lines(console, label)
     shown = captured.get()
     assert shown.count("data.path=[/a,/b] [red]x[/red] \\x1b[2J") == 2 and "\x1b[2J" not in shown

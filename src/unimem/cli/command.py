@@ -1,5 +1,6 @@
 """What the commands share: overrides are checked before Hydra runs anything."""
 
+import logging
 import os
 import re
 import sys
@@ -144,6 +145,57 @@ def _answer(arguments: list[str]) -> None:
             leave(f"{name} is not a setting{meant}")
         say("\n".join(map(explain, found)))
     sys.exit(0)
+
+
+def study_command(name: str, run: Callable[[Sequence[str]], int]) -> None:
+    """Run a command whose arguments are overrides that Hydra itself does not compose.
+
+    `run` takes the arguments and returns the exit status.
+
+    Args:
+        name: of the command without `unimem-`, and of its primary configuration.
+        run: the command.
+    """
+    takes = f"unimem-{name} takes name=value arguments; --help shows them"
+
+    def refuse(node: DictConfig) -> None:
+        raise ConfigError(takes)
+
+    take_config_dir()
+    arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
+    if {"-m", "--multirun"} & set(arguments):
+        leave(takes)
+    if any(argument.startswith("-") for argument in arguments):
+        launch(refuse, name)  # --help, --version and other flags that only show something
+        return
+    try:
+        sys.exit(run(arguments))
+    except (ValueError, OSError) as error:
+        leave(error)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+class OnceHandler(logging.Handler):
+    """Prints what the package logs, each message once."""
+
+    def __init__(self, show: Callable[[str], None]):
+        super().__init__(logging.INFO)
+        self._show, self._shown = show, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message that was not printed yet."""
+        message = self.format(record)
+        if message not in self._shown:
+            self._shown.add(message)
+            self._show(message)
+
+
+def log_once(handler: OnceHandler) -> None:
+    """Have the package's messages printed by this handler alone."""
+    logger = logging.getLogger("unimem")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
 
 
 def take_config_dir() -> None:

@@ -1,66 +1,40 @@
 """unimem-search: runs whose settings Optuna draws, each where the earlier ones were good."""
 
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from unimem.cli import leave
-from unimem.cli.command import launch, take_config_dir
-from unimem.config import ConfigError
-from unimem.studies.run.display import Lines, LiveTable, tell
+from unimem.cli.command import OnceHandler, log_once, study_command
+from unimem.studies.run.display import Lines, LiveTable, print_lines
 from unimem.studies.run.launch import make_launcher
 
 if TYPE_CHECKING:  # it needs optuna, which --help does not
     from unimem.studies.search.search import Search
     from unimem.studies.search.trials import Trials
 
-TAKES = "unimem-search takes name=value arguments; --help shows them"
-
 SHOWN = 5
-"""Best runs that are told."""
-
-
-class _Told(logging.Handler):
-    """Tells what the package logs, each message once, above the table if there is one."""
-
-    def __init__(self, console: Console):
-        super().__init__(logging.INFO)
-        self._console = console
-        self._said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message not in self._said:
-            self._said.add(message)
-            tell(self._console, message)
+"""Best runs that are printed."""
 
 
 def main() -> None:
     """Run `unimem-search` with the arguments of the command line."""
-    take_config_dir()
-    arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
-    if {"-m", "--multirun"} & set(arguments):
-        leave(TAKES)
-    if any(argument.startswith("-") for argument in arguments):
-        launch(_refuse, "search")  # --help and its kin
-        return
+    study_command("search", _run)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        sys.exit(run(arguments))
+        return run(arguments)
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
         sys.exit(
             "unimem-search needs optuna: pip install '.[search]' in the folder of this project"
         )
-    except (ValueError, OSError) as error:
-        leave(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,9 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     from unimem.studies.search.trials import Trials
 
     console = Console()
-    logger = logging.getLogger("unimem")
-    logger.handlers = [_Told(console)]
-    logger.setLevel(logging.INFO)
+    log_once(OnceHandler(partial(print_lines, console)))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = read_search(arguments)
     if search.options.dry_run:
@@ -86,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         with live as display:
             code = TrialRunner(trials, launcher, display).run()
         missing = search.options.trials - len(trials.finished)
-        tell(console, trials.count())
+        print_lines(console, trials.count())
         _tell_best(console, search, trials)
     _tell_next(console, search, missing)
     return code or int(missing > 0)
@@ -100,19 +72,21 @@ def _tell_best(console: Console, search: "Search", trials: "Trials") -> None:
     several = len(options.objective) > 1
     ways = zip(options.directions, options.objective, strict=True)
     asked = ", ".join(f"{direction} {name}" for direction, name in ways)
-    tell(console, f"{'runs that no other beats in all' if several else 'best runs'} ({asked}):")
+    print_lines(
+        console, f"{'runs that no other beats in all' if several else 'best runs'} ({asked}):"
+    )
     for run in best if several else best[:SHOWN]:
         values = "  ".join(f"{value:.6g}" for value in run.values)
-        tell(console, f"  {values}  {run.cell.label}  {run.cell.folder}")
+        print_lines(console, f"  {values}  {run.cell.label}  {run.cell.folder}")
     importances = trials.importances()
     if importances:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in importances.items())
-        tell(console, f"importance in reaching the best tenth: {shares}")
+        print_lines(console, f"importance in reaching the best tenth: {shares}")
     if not several:
         # The best of many was lucky too.
         own = [a for a in search.arguments if a.startswith("output=")]
         confirm = ["unimem-sweep", *best[0].cell.overrides.lines, *own, "seed=1,2,3"]
-        tell(console, f"confirm the best with other seeds: {shlex.join(confirm)}")
+        print_lines(console, f"confirm the best with other seeds: {shlex.join(confirm)}")
 
 
 def _tell_next(console: Console, search: "Search", missing: int) -> None:
@@ -121,20 +95,16 @@ def _tell_next(console: Console, search: "Search", missing: int) -> None:
         said = "for more trials"
         arguments = [a for a in arguments if not a.startswith("trials=")]
         arguments.append(f"trials={2 * search.options.trials}")
-    tell(console, f"{said}: {shlex.join(['unimem-search', *arguments])}")
+    print_lines(console, f"{said}: {shlex.join(['unimem-search', *arguments])}")
 
 
 def _list(console: Console, search: "Search") -> int:
     from unimem.studies.search.space import in_words
 
     for name, distribution in search.space.parameters.items():
-        tell(console, f"{name}: {in_words(distribution)}")
-    tell(console, f"for example: {search.example.label}  {search.example.folder}")
+        print_lines(console, f"{name}: {in_words(distribution)}")
+    print_lines(console, f"for example: {search.example.label}  {search.example.folder}")
     return 0
-
-
-def _refuse(node: Any) -> None:
-    raise ConfigError(TAKES)
 
 
 if __name__ == "__main__":

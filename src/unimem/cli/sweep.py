@@ -1,45 +1,34 @@
 """unimem-sweep: one run for each combination of values, none of them twice."""
 
-import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from unimem.cli import Shown, leave, say
-from unimem.cli.command import launch, take_config_dir
-from unimem.config import ConfigError
+from unimem.cli import say
+from unimem.cli.command import OnceHandler, log_once, study_command
 from unimem.studies.estimate.estimate import estimate, report
 from unimem.studies.run.cell_state import begun, finished, write_study
-from unimem.studies.run.display import Lines, LiveTable, summary, tell
+from unimem.studies.run.display import Lines, LiveTable, print_lines, summary
 from unimem.studies.run.launch import Launcher, make_launcher
 from unimem.studies.run.runner import Runner
 from unimem.studies.study import Study, expand
 from unimem.words import counted
 
-TAKES = "unimem-sweep takes name=value arguments; --help shows them"
-
 
 def main() -> None:
     """Run `unimem-sweep` with the arguments of the command line."""
-    take_config_dir()
-    arguments = ["dry_run=true" if a == "--dry-run" else a for a in sys.argv[1:]]
-    if {"-m", "--multirun"} & set(arguments):
-        leave(TAKES)
-    if any(argument.startswith("-") for argument in arguments):
-        launch(_refuse, "sweep")  # --help and its kin
-        return
-    _log_once()
-    try:
-        study = expand(arguments)
-        sys.exit(_list(study) if study.options.dry_run else run(study))
-    except (ValueError, OSError) as error:
-        leave(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    study_command("sweep", _run)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    log_once(OnceHandler(partial(say, file=sys.stderr)))
+    study = expand(arguments)
+    return _list(study) if study.options.dry_run else run(study)
 
 
 def run(study: Study) -> int:
@@ -47,14 +36,16 @@ def run(study: Study) -> int:
     console = Console()
     live = LiveTable(console) if console.is_terminal else nullcontext(Lines(console))
     launcher = make_launcher(study.options, study.runs)
-    tell(console, f"{_counts(study)}, listed in {write_study(study)}", *_estimate(study, launcher))
+    print_lines(
+        console, f"{_counts(study)}, listed in {write_study(study)}", *_estimate(study, launcher)
+    )
     launcher.prepare()
     with live as display:
         runner = Runner(study.runs, launcher, display)
         code = runner.run()
-    tell(console, summary(runner.statuses))
+    print_lines(console, summary(runner.statuses))
     if code:
-        tell(console, f"go on with: {shlex.join(['unimem-sweep', *study.arguments])}")
+        print_lines(console, f"go on with: {shlex.join(['unimem-sweep', *study.arguments])}")
     return code
 
 
@@ -80,28 +71,6 @@ def _counts(study: Study) -> str:
 def _estimate(study: Study, launcher: Launcher) -> list[str]:
     found = estimate(study.runs, Path(study.options.output), launcher.num_gpus)
     return report(found, len(study.runs), launcher.slots)
-
-
-def _refuse(node: Any) -> None:
-    raise ConfigError(TAKES)
-
-
-def _log_once() -> None:
-    """Send what the package logs to stderr; what all cells have in common is said once."""
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in said
-        said.add(message)
-        return new
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(is_new)
-    handler.setFormatter(Shown())
-    logger = logging.getLogger("unimem")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ class Lines:
 
     def changed(self, status: Status) -> None:
         """Return what became of a cell; of a failed one its last lines too."""
-        tell(self._console, f"{status.state:<9} {status.cell.label}{_detail(status)}")
+        print_lines(self._console, f"{status.state:<9} {status.cell.label}{_detail(status)}")
         if status.state == State.FAILED:
-            tell(self._console, *_failure(status))
+            print_lines(self._console, *_failure(status))
 
     def look(self, statuses: Sequence[Status]) -> None:
         """Return how far the running cells are, if it was not said for a while."""
@@ -50,7 +50,7 @@ class Lines:
                 step, perplexity, left = numbers
                 ending = f", {left} left" if left else ""
                 line = f"  step {step}, perplexity {perplexity}{ending}"
-                tell(self._console, f"{status.state:<9} {status.cell.label}{line}")
+                print_lines(self._console, f"{status.state:<9} {status.cell.label}{line}")
 
 
 class LiveTable:
@@ -73,7 +73,9 @@ class LiveTable:
         """Print a failure; everything else is in the table."""
         self._shown = 0.0
         if status.state == State.FAILED:
-            tell(self._console, f"failed {status.cell.label}{_detail(status)}", *_failure(status))
+            print_lines(
+                self._console, f"failed {status.cell.label}{_detail(status)}", *_failure(status)
+            )
 
     def look(self, statuses: Sequence[Status]) -> None:
         """Draw, if a second has passed or a cell has changed."""
@@ -82,7 +84,7 @@ class LiveTable:
             self._live.update(table(statuses), refresh=True)
 
 
-def tell(console: Console, *lines: str) -> None:
+def print_lines(console: Console, *lines: str) -> None:
     """Print lines as they are, above a table if there is one; control characters as escapes."""
     for line in lines:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
