@@ -72,7 +72,11 @@ def runs_fast(memory, **kwargs):
 def test_every_preset(method):
     memory = small_memory(method, LENGTH)
     found, calls = runs_fast(memory)
-    assert (calls > 0) == (method not in ONLY_BY_REFERENCE | NOTHING_TO_READ)
+    slow = method in ONLY_BY_REFERENCE | NOTHING_TO_READ
+    assert slow == (not calls), (
+        f"{method} is read {calls} times in the fast form: take it out of ONLY_BY_REFERENCE or "
+        "NOTHING_TO_READ, or put it there if no fast form can read it"
+    )
     if calls:
         same(found, outcome(memory, "reference"))
 

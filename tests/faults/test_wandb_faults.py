@@ -1,19 +1,17 @@
 """Whatever happens to W&B or its server, a run ends as without it, and soon."""
 
-import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import pytest
 from faults.driver import STEPS, Started, settings, wait_for_step
-from helpers.wandb_server import answer, silent_server
+from helpers.wandb_server import wandb_server
 from training.conftest import metrics, same_weights
 
 from unimem.runs.records import read_result
@@ -61,53 +59,6 @@ def black_hole() -> Iterator[str]:
             client.close()
 
 
-@contextmanager
-def answering(status: int = 200, seconds: float = 0.0, dies: Event | None = None) -> Iterator[str]:
-    """A server with this answer, so slow; if `dies`, it is set and gone when a run has begun."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            time.sleep(seconds)
-            query = json.loads(body or b"{}").get("query", "") if "graphql" in self.path else ""
-            reply = json.dumps({"data": answer(query)} if status == 200 else {"errors": []})
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply.encode())
-            if dies is not None and "upsertBucket" in query:
-                dies.set()
-                Thread(target=stop).start()
-
-        do_GET = do_PUT = do_POST  # noqa: N815 - http.server's names
-
-        def log_message(self, *args):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *args):
-            pass  # a client that left
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        stop()
-        thread.join()
-
-
 def equals_without_wandb(run: Path, whole: Path) -> bool:
     """Compare every line of metrics, the last weights, and what was found at the end."""
     one, other = (read_result(folder)["evaluation"]["scores"] for folder in (run, whole))
@@ -119,10 +70,10 @@ def equals_without_wandb(run: Path, whole: Path) -> bool:
 SERVERS = {
     "refused": refusing,
     "black hole": black_hole,
-    "401": lambda: answering(401),
-    "500": lambda: answering(500),
-    "slow": lambda: answering(seconds=2),
-    "silent": lambda: silent_server(from_the_start=True),
+    "401": lambda: wandb_server(status=401),
+    "500": lambda: wandb_server(status=500),
+    "slow": lambda: wandb_server(seconds=2),
+    "silent": lambda: wandb_server(silent=True),
 }
 
 
@@ -154,18 +105,18 @@ def test_a_server_that_fails_at_the_start(tmp_path, commands, undisturbed, machi
     "W&B's server dies or falls silent during the run",
     "the run ends within its deadline, equal to one without W&B",
 )
-@pytest.mark.parametrize("kind", ["dies", "falls silent"])
+@pytest.mark.parametrize("then", ["gone", "silent"])
 def test_a_server_that_fails_during_the_run(
-    tmp_path, commands, undisturbed, machine, injected, kind
+    tmp_path, commands, undisturbed, machine, injected, then
 ):
     run = tmp_path / "out" / "runs" / "a"
-    gone = Event()
-    with silent_server() if kind == "falls silent" else answering(dies=gone) as address:
+    begun = Event()
+    with wandb_server(then=then, begun=begun) as address:
         process = commands.fork(
             *MIRRORED, f"output={tmp_path / 'out'}", **machine, WANDB_BASE_URL=address
         )
         wait_for_step(run, STEPS, process)
-        assert kind == "falls silent" or gone.is_set()
+        assert begun.is_set()
         begin = time.monotonic()
         assert process.wait() == 0, process.said
         assert time.monotonic() - begin < 40
@@ -213,7 +164,7 @@ def test_the_process_of_wandb_is_killed(tmp_path, commands, undisturbed, machine
 @pytest.mark.parametrize("training", [True, False])
 def test_a_signal_while_the_server_is_silent(tmp_path, commands, machine, injected, training):
     run = tmp_path / "out" / "runs" / "a"
-    with silent_server(from_the_start=not training) as address:
+    with wandb_server(silent=not training, then="silent") as address:
         process = commands.fork(
             *settings(*LONG, "logger.init_timeout=300", "logger.finish_timeout=300"),
             f"output={tmp_path / 'out'}",

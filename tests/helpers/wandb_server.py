@@ -1,11 +1,12 @@
-"""A W&B server on loopback that falls silent."""
+"""A W&B server on loopback that answers, fails, falls silent or dies."""
 
 import json
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Literal
 
 USER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
 BUCKET = {
@@ -35,29 +36,41 @@ def answer(query: str) -> dict[str, Any]:
 
 
 @contextmanager
-def silent_server(*, from_the_start: bool = False) -> Iterator[str]:
-    """Serve, and give the address; whoever asks after a run has begun waits for ever."""
-    begun, over = threading.Event(), threading.Event()
-    if from_the_start:
-        begun.set()
+def wandb_server(
+    *,
+    status: int = 200,
+    seconds: float = 0.0,
+    silent: bool = False,
+    then: Literal["answer", "silent", "gone"] = "answer",
+    begun: Event | None = None,
+) -> Iterator[str]:
+    """Serve, and yield the address: each answer has this status and takes these seconds.
+
+    A `silent` server never answers. Once a run has begun, `begun` is set, and the server does what
+    `then` says.
+    """
+    begun, over = begun or Event(), Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if begun.is_set():
+            if silent or (then == "silent" and begun.is_set()):
                 over.wait()
                 return
+            time.sleep(seconds)
             query = json.loads(body or b"{}").get("query", "") if "graphql" in self.path else ""
-            reply = json.dumps({"data": answer(query)}).encode()
-            self.send_response(200)
+            reply = {"data": answer(query)} if status == 200 else {"errors": []}
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(reply)))
+            self.send_header("Content-Length", str(len(json.dumps(reply))))
             self.end_headers()
-            self.wfile.write(reply)
+            self.wfile.write(json.dumps(reply).encode())
             if "upsertBucket" in query:
                 begun.set()
+                if then == "gone":
+                    Thread(target=stop).start()
 
         do_GET = do_PUT = do_POST  # noqa: N815 - http.server's names
 
@@ -71,12 +84,16 @@ def silent_server(*, from_the_start: bool = False) -> Iterator[str]:
         def handle_error(self, *args):
             pass  # a client that left
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            over.set()
-            server.shutdown()
-            thread.join()
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        over.set()
+        stop()
+        thread.join()

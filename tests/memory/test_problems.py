@@ -192,7 +192,13 @@ OPTIONS = {
     "summary_tokens": {"num_summary": 2},
     "events": {"surprise_gamma": 0.5, "surprise_window": 6},
 }
-KINDS = [[name for name in option_names(d) if name in OPTIONS] for d in DIMENSIONS[:3]]
+NOT_COMBINED = {"none": "what has no memory", "model_forward": "it writes soft tokens, not layers"}
+KINDS = [[n for n in option_names(d) if n not in NOT_COMBINED] for d in DIMENSIONS[:3]]
+
+
+def test_every_option_is_combined_with_the_others():
+    missing = {name for names in KINDS for name in names} - OPTIONS.keys()
+    assert not missing, f"write small knobs into OPTIONS, so that they are tested: {missing}"
 
 
 @pytest.mark.slow

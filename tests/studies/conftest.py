@@ -8,32 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import tiny_run
 
-TINY = (
-    "model=tiny",
-    "model.num_layers=2",
-    "model.hidden_size=16",
-    "model.intermediate_size=24",
-    "model.num_heads=4",
-    "model.num_kv_heads=2",
-    "data=markov",
-    "data.length=40",
-    "data.train_documents=6",
-    "data.validation_documents=3",
-    "method=transformer_xl",
-    "memory.segment_length=8",
-    "memory.size=12",
-    "memory.window=12",
-    "trainer.max_steps=8",
-    "trainer.warmup_steps=2",
-    "trainer.log_every=1",
-    "trainer.checkpoint_every=5",
-    "trainer.threads=1",
-    "trainer.accelerator=cpu",
-    "evaluation.documents=3",
-    "evaluation.batch_size=2",
-    "logger=none",
-)
+TINY = (*tiny_run.TINY, *tiny_run.XL, "trainer.checkpoint_every=5")
 BASE = tuple(a for a in TINY if not a.startswith(("method", "memory.size", "memory.window")))
 """TINY without memory: what a base run of it is made of, beside its method."""
 

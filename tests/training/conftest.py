@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_run
+from helpers.tiny_run import XL
 
 from unimem.config import compose
 from unimem.training.run import train
@@ -16,30 +18,7 @@ from unimem.training.run import train
 # Lightning 2.6 uses what torch 2.13 calls deprecated.
 LIGHTNING = "ignore:.*LeafSpec.*:FutureWarning"
 
-TINY = (
-    "model=tiny",
-    "model.num_layers=2",
-    "model.hidden_size=16",
-    "model.intermediate_size=24",
-    "model.num_heads=4",
-    "model.num_kv_heads=2",
-    "data=markov",
-    "data.length=40",
-    "data.train_documents=6",
-    "data.validation_documents=3",
-    "memory.segment_length=8",
-    "trainer.max_steps=8",
-    "trainer.warmup_steps=2",
-    "trainer.log_every=1",
-    "trainer.checkpoint_every=1",
-    "trainer.keep_checkpoints=100",
-    "trainer.threads=1",
-    "trainer.accelerator=cpu",
-    "evaluation.documents=3",
-    "evaluation.batch_size=2",
-    "logger=none",
-)
-XL = ("method=transformer_xl", "memory.size=12", "memory.window=12")
+TINY = (*tiny_run.TINY, "trainer.checkpoint_every=1", "trainer.keep_checkpoints=100")
 TIMES = ("seconds", "tokens_per_second")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from helpers.wandb_file import no_account, records
-from helpers.wandb_server import silent_server
+from helpers.wandb_server import wandb_server
 from training.conftest import metrics
 
 from unimem.config import ConfigError, compose
@@ -278,7 +278,7 @@ def test_unreachable_server_is_a_warning_and_the_run_is_written_offline(runs, st
 @pytest.mark.slow
 def test_server_that_falls_silent_costs_no_more_than_its_deadline(runs, start):
     more = ("name=a", "logger=wandb", "logger.finish_timeout=3")
-    with silent_server() as address:
+    with wandb_server(then="silent") as address:
         process = start(*more, **online(address))
         deadline = time.monotonic() + 120
         while not (runs.output / "runs" / "a" / "result.json").exists():
@@ -294,7 +294,7 @@ def test_server_that_falls_silent_costs_no_more_than_its_deadline(runs, start):
 @pytest.mark.slow
 def test_signal_ends_a_run_whose_server_is_silent(runs, start):
     more = ("name=a", "logger=wandb", "logger.finish_timeout=3", "trainer.max_steps=100000")
-    with silent_server() as address:
+    with wandb_server(then="silent") as address:
         process = start(*more, "trainer.checkpoint_every=100000", **online(address))
         path = runs.output / "runs" / "a" / "metrics.jsonl"
         deadline = time.monotonic() + 120
@@ -309,7 +309,7 @@ def test_signal_ends_a_run_whose_server_is_silent(runs, start):
 @pytest.mark.slow
 def test_signal_ends_a_run_that_waits_for_the_server(runs, start):
     more = ("name=a", "logger=wandb", "logger.init_timeout=300")
-    with silent_server(from_the_start=True) as address:
+    with wandb_server(silent=True) as address:
         process = start(*more, **online(address))
         deadline = time.monotonic() + 120
         while not list(runs.output.glob("runs/a/wandb/run-*")):
