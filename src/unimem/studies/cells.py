@@ -150,7 +150,7 @@ def make_draft(label: str, own: Overrides, base: Cell | None = None) -> Draft:
         # What a profile or an experiment says of a model from scratch is no longer asked for.
         unused = [f"~model.{key}" for key in node.model if key not in PretrainedModel.model_fields]
         if unused:
-            _tell_other_model(node, base)
+            _warn_of_other_model(node, base)
             overrides |= parse(unused)
             node = compose_node("train", overrides.lines)
     return Draft(label=label, own=own, overrides=overrides, config=validate(node), base=base)
@@ -198,8 +198,8 @@ def read_options(kind: type[Options], primary: str, overrides: Overrides) -> Opt
         raise ConfigError("\n".join(lines)) from None
 
 
-def _tell_other_model(node: DictConfig, base: Cell) -> None:
-    """Return which model of a profile or experiment is passed over for that of the base."""
+def _warn_of_other_model(node: DictConfig, base: Cell) -> None:
+    """Warn if the model of a profile or experiment is not used, for the base has another."""
     own = base.first().config.model.model_dump()
     other = {key: node.model[key] for key in ("hidden_size", "num_heads") if key in node.model}
     if any(key in own and own[key] != value for key, value in other.items()):

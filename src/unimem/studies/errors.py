@@ -1,4 +1,4 @@
-"""All that is wrong with a study is told at once."""
+"""Collect all that is wrong with a study into one error."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the folders say of a cell: finished or not, how far, and who is at it."""
+"""The state of a cell, read from its folder: finished or not, its progress, its lock."""
 
 import fcntl
 import json

@@ -35,13 +35,13 @@ class Lines:
         self._shown = time.monotonic()
 
     def changed(self, status: Status) -> None:
-        """Return what became of a cell; of a failed one its last lines too."""
+        """Print the new state of a cell; after a failure the end of its log too."""
         print_lines(self._console, f"{status.state:<9} {status.cell.label}{_detail(status)}")
         if status.state == State.FAILED:
             print_lines(self._console, *_failure(status))
 
     def look(self, statuses: Sequence[Status]) -> None:
-        """Return how far the running cells are, if it was not said for a while."""
+        """Print how far the running cells are, every `EVERY` seconds."""
         if time.monotonic() - self._shown < self.EVERY:
             return
         self._shown = time.monotonic()
