@@ -37,7 +37,7 @@ SHORT = (
 
 
 def settings(*more: str, method: Sequence[str] = XL) -> tuple[str, ...]:
-    """Give SHORT with a method; of a setting that is given twice, the later value.
+    """Return SHORT with a method; of a setting that is given twice, the later value counts.
 
     `-data` takes away all of SHORT that begins so.
     """
@@ -63,7 +63,7 @@ class Started:
         return int(_wait_for_file(self.folder / "pid"))
 
     def poll(self) -> int | None:
-        """Give the exit code, `-number` after a signal; None while it runs."""
+        """Return the exit code, `-number` after a signal; None while it runs."""
         if self._process is not None:
             return self._process.poll()
         path = self.folder / "status"
@@ -179,7 +179,7 @@ class Disturbed:
         self.run = output / "runs" / "a"
 
     def command(self) -> list[str]:
-        """Give the arguments, each time the same."""
+        """Return the arguments, each time the same."""
         return [*self.arguments, "resume=auto"]
 
     def fork(self, *faults: Fault, **environment: str) -> Started:
@@ -223,7 +223,7 @@ class Undisturbed:
         self._folder, self._forks = folder, forks
 
     def __call__(self, arguments: Sequence[str]) -> Path:
-        """Give the folder of the run with these arguments."""
+        """Return the folder of the run with these arguments."""
         output = self._folder / hashlib.sha256(repr(sorted(arguments)).encode()).hexdigest()[:16]
         output.mkdir(parents=True, exist_ok=True)
         run = output / "runs" / "a"
@@ -302,7 +302,7 @@ def compare(run: Path, whole: Path) -> Compared:
 
 
 def same(one: Any, other: Any, place: str = "") -> int:
-    """Assert that nested values are equal to the bit; give how many there were."""
+    """Assert that nested values are equal to the bit; return their number."""
     if isinstance(one, torch.Tensor):
         assert isinstance(other, torch.Tensor) and one.dtype == other.dtype, place
         assert one.shape == other.shape and torch.equal(one, other), place

@@ -127,7 +127,7 @@ def test_a_server_that_fails_during_the_run(
 
 
 def service_of(process: Started) -> int:
-    """Give the pid of W&B's own process, a descendant of the run's."""
+    """Return the pid of W&B's own process, a descendant of the run's process."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")

@@ -1,1 +1,1 @@
-"""What several tests build on: small models, made studies, a W&B server of our own."""
+"""Shared by tests: small models, studies with given losses, a W&B server on loopback."""

@@ -1,4 +1,4 @@
-"""What kernels of dense attention are compared with: one softmax, its logits written out."""
+"""Compare a kernel of dense attention with one softmax over logits that are written out."""
 
 import torch
 
@@ -11,9 +11,9 @@ KINDS = [
 
 
 def example(kind, B=2, H=4, G=2, T=37, N=75, D=32):
-    """Give query, key, value, bias and band.
+    """Return query, key, value, bias and band.
 
-    Every other query of a bias sees nothing, but of that of a window.
+    With a bias every other query sees no key, unless the bias is a window.
     """
     generator = torch.Generator().manual_seed(0)
     N = T - 6 if kind == "band over too few keys" else N
@@ -74,12 +74,12 @@ def check(kernel, kind, dtype, device, tolerance):
 
 
 def close(found, truth, tolerance):
-    """Hold a difference against the largest number."""
+    """Assert that the largest difference is small beside the largest number."""
     assert found.shape == truth.shape
     assert (found.double() - truth).abs().max() <= tolerance * truth.abs().max()
 
 
 def within(band, T, N):
-    """Say which keys [T, N] a band shows."""
+    """Return a mask [T, N] of the keys that a band shows."""
     ahead = torch.arange(N) - torch.arange(N - T, N)[:, None]
     return (ahead <= 0) & (ahead >= -band)

@@ -18,11 +18,11 @@ LOGGER = {"mode": "disabled", "project": "p", "entity": None, "group": None, "in
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A cell: its overrides as text, and what it is to have measured.
+    """A cell: its overrides as text, and the measurements that its files will hold.
 
-    All documents differ, by the same in every cell; `uneven` is added to the loss of even documents
-    and taken from that of odd ones. `columns` are other losses of every token, of controls and
-    bounds. `more` replaces parts of the result.
+    Losses differ between documents, in every cell alike; `uneven` is added to the loss of even
+    documents and subtracted from the loss of odd documents. `columns` are further losses of every
+    token, of controls and bounds. `more` replaces parts of the result.
     """
 
     overrides: str
@@ -39,7 +39,7 @@ class Made:
 
 
 def make_study(output: Path, *cells: Made, **fields: Any) -> StudyRecord:
-    """Write a study `made` under `output` and read it back; `fields` are those of its file."""
+    """Write a study `made` under `output` and read it back; `fields` go into study.json."""
     entries = [_write(output, i, cell, seed) for i, cell in enumerate(cells) for seed in cell.seeds]
     (output / "made").mkdir(parents=True)
     record = {"study": "made", "arguments": ["sweeps=made"], "bases": [], "cells": entries}
@@ -48,7 +48,7 @@ def make_study(output: Path, *cells: Made, **fields: Any) -> StudyRecord:
 
 
 def make_comparison(output: Path, *cells: Made) -> CorpusComparison:
-    """Give the one panel of such a study."""
+    """Write a study as `make_study` does, and return its only panel."""
     (comparison,) = comparisons(make_study(output, *cells).groups())
     return comparison
 

@@ -1,4 +1,4 @@
-"""Cases of which the quick suite runs some, the slow tests the others."""
+"""Split the cases of a test between the quick suite and the slow tests."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,6 +1,6 @@
 """Every preset with budgets for a tiny model of three layers and segments of a few tokens.
 
-`overrides` are those of the command line, `budgets` what the method's reference is told.
+`overrides` are for the command line, `budgets` are arguments of the method's reference.
 """
 
 from functools import cache

@@ -34,7 +34,7 @@ LEFT_OUT = "seed=1 injection_layer=1 memory.size=16"
 
 
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the output folder of the study and of a plain run `alone`; made once in a process."""
+    """Return the output folder of the study and of a plain run `alone`, made once in a process."""
     folder = tmp_path_factory.getbasetemp() / "small_study"
     output = folder / "outputs"
     if folder.exists():
@@ -54,9 +54,9 @@ def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_of(output: Path, to: Path, **fields: object) -> Path:
-    """Give a copy of the output folder, with other fields in `study.json`.
+    """Copy the output folder, with other fields in `study.json`, and return the copy.
 
-    Its records hold no digests, as those of earlier versions, so that tests may change files.
+    Its records hold no digests, like records of earlier versions, so that tests may change files.
     """
     copied = shutil.copytree(output, to / "outputs")
     for record in copied.glob("*/*/result.json"):

@@ -1,4 +1,4 @@
-"""What W&B writes offline, read back; and a machine without an account."""
+"""Read what W&B writes offline, and hide the account of this machine."""
 
 import struct
 from collections.abc import Iterator

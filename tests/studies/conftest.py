@@ -21,7 +21,7 @@ TIMES = ("seconds", "tokens_per_second")
 
 
 def study_file(folder: Path, text: str) -> str:
-    """Write a study file, and give the argument that names it."""
+    """Write a study file, and return the argument that names it."""
     file = folder / "a.yaml"
     file.write_text(text)
     return f"sweeps={file}"
