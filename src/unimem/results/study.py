@@ -157,7 +157,8 @@ def read_study(output: Path, name: str) -> StudyRecord:
 
 
 def _cell(output: Path, entry: Mapping[str, Any]) -> CellRecord:
-    overrides = dict(line.lstrip("+").split("=", 1) for line in entry["overrides"])
+    lines = (line.lstrip("+").partition("=") for line in entry["overrides"])
+    overrides = {key: value for key, _, value in lines}
     dropped = {SEED, BASE_MODEL} if entry.get("base") else {SEED}
     folder = output / entry["folder"]
     run, damage = None, ""
