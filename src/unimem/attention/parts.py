@@ -72,10 +72,10 @@ def by_place(reachable: Memory, plan: LayerPlan, query: Tensor, frame: Frame) ->
     readings = plan.reading.content_free
     if not readings or not len(reachable):
         return None
-    seen = view(reachable, query, plan, frame)
-    chosen = readings[0].choose(seen)
+    candidates = view(reachable, query, plan, frame)
+    chosen = readings[0].choose(candidates)
     for reading in readings[1:]:
-        chosen |= reading.choose(replace(seen, taken=seen.taken | chosen.visible))
+        chosen |= reading.choose(replace(candidates, taken=candidates.taken | chosen.visible))
     return chosen
 
 
@@ -93,9 +93,9 @@ def split(reachable: Memory, rotations: tuple[Rotation, ...], chosen: Selection)
     return [Keys(keys, values, rotations, visible & grad_mask, multiplicity), dead]
 
 
-def _of_groups(said: Tensor, groups: int) -> Tensor:
+def _of_groups(mask: Tensor, groups: int) -> Tensor:
     """Return per key-value head a mask that is equal for its query heads [B, 1 or H, ...]."""
-    return said if said.shape[1] == 1 else said[:, :: said.shape[1] // groups]
+    return mask if mask.shape[1] == 1 else mask[:, :: mask.shape[1] // groups]
 
 
 def placed(

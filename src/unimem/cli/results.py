@@ -82,8 +82,8 @@ def _columns(
         while len(kept) > 1 and len(as_text(rows, kept).partition("\n")[0]) > width:
             kept.pop(_least(kept))
         if left := [column for column in columns if column not in kept]:
-            told = f"{', '.join(left)}: left out, the terminal has {counted(width, 'column')}"
-            say(f"{told}; --columns names any", file=sys.stderr)
+            notice = f"{', '.join(left)}: left out, the terminal has {counted(width, 'column')}"
+            say(f"{notice}; --columns names any", file=sys.stderr)
         columns = kept
     return columns
 

@@ -96,8 +96,8 @@ def load_pretrained(
         )
         model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     except Exception as error:  # of a damaged folder transformers raises errors of many kinds
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{what} cannot be loaded: {told}; {_remedy(name)}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{what} cannot be loaded: {reason}; {_remedy(name)}") from error
     for words, keys in (
         ("lack", found["missing_keys"]),
         ("hold also", found["unexpected_keys"]),

@@ -229,8 +229,8 @@ def _name(readings: Sequence[Readings], split: set[str]) -> str:
     """Name the corpus, with what tells it from others of that name in the study."""
     shared = set.intersection(*(set(_corpus_overrides(r.group)) for r in readings))
     own = {key: value for key, value in sorted(shared) if key in split and key != "data"}
-    told = in_words(own)
-    return _summary(readings[0]).split(":")[0] + (f", {told}" if told else "")
+    text = in_words(own)
+    return _summary(readings[0]).split(":")[0] + (f", {text}" if text else "")
 
 
 def _corpus_overrides(group: Group) -> list[tuple[str, str]]:

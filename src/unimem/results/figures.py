@@ -130,8 +130,8 @@ def _heat_map(
         if i not in grid.values()
     ]
     told = f" Not on the map: {', '.join(beside)}." if beside else ""
-    said = "in bold the lowest and those not significantly different from it"
-    return Picture(path, f"Loss over {axes[0]} and {axes[1]}, {said}.{told}")
+    caption = "in bold the lowest and those not significantly different from it"
+    return Picture(path, f"Loss over {axes[0]} and {axes[1]}, {caption}.{told}")
 
 
 def _shares(comparison: CorpusComparison, path: Path) -> Picture:
@@ -170,8 +170,8 @@ def _rows(comparison: CorpusComparison, path: Path, colours: Colours) -> Picture
     )
     left = len(comparison.readings) - len(shown)
     dropped = f" The {left} settings with the highest loss are left out here." if left else ""
-    said = f"Paired differences from {reference}, the lowest loss first: below 0 is better."
-    return Picture(path, f"{said}{dropped}")
+    caption = f"Paired differences from {reference}, the lowest loss first: below 0 is better."
+    return Picture(path, f"{caption}{dropped}")
 
 
 def _axes(comparison: CorpusComparison) -> list[str]:
@@ -251,11 +251,11 @@ def _positions(comparison: CorpusComparison, colours: Colours, path: Path) -> Pi
         colours=colours,
         title=_about(comparison),
     )
-    said = (
+    caption = (
         "Loss by position in the document: mean over seeds and all tokens of each range of the "
         "axis. No intervals: they would show how documents differ, not how settings differ."
     )
-    return Picture(path, f"{said}{_dropped(len(comparison.readings))}")
+    return Picture(path, f"{caption}{_dropped(len(comparison.readings))}")
 
 
 def _cost(
@@ -276,8 +276,8 @@ def _cost(
         colours=colours,
         title=_about(comparison),
     )
-    said = f"Loss difference to {label} vs. {what}. On the Pareto front: {'; '.join(front)}."
-    return Picture(path, said)
+    caption = f"Loss difference to {label} vs. {what}. On the Pareto front: {'; '.join(front)}."
+    return Picture(path, caption)
 
 
 def _learning(
@@ -302,8 +302,8 @@ def _learning(
         )
         return
     plot_learning(path, curves=curves, colours=colours, title=_about(comparison))
-    said = "Training loss, a line for each seed; a point is the mean since the point before it."
-    yield Picture(path, f"{said}{_dropped(len(comparison.readings))}")
+    caption = "Training loss, a line for each seed; a point is the mean since the point before it."
+    yield Picture(path, f"{caption}{_dropped(len(comparison.readings))}")
 
 
 def training_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

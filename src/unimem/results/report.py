@@ -226,19 +226,19 @@ def _with_downloads(blocks: Sequence[Block]) -> Iterator[Block]:
 def _headline(comparison: CorpusComparison) -> Paragraph:
     """Return in a sentence which setting has the lowest loss, and by how much."""
     best, reference = comparison.best, comparison.labels[comparison.reference]
-    told = f"On {comparison.name}, {comparison.labels[best]} has the lowest loss"
+    text = f"On {comparison.name}, {comparison.labels[best]} has the lowest loss"
     if best in comparison.against_reference:
         paired = comparison.against_reference[best]
         e = paired.estimate
-        told += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token vs. {reference}"
-        told += "" if paired.claimed else " (not claimed)"
+        text += f", {e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}] nats per token vs. {reference}"
+        text += "" if paired.claimed else " (not claimed)"
     if len(comparison.ties) > 1:
-        told += (
+        text += (
             f"; no significant difference to {counted(len(comparison.ties) - 1, 'other setting')}"
         )
     gap = comparison.readings[best].gap_closed()
-    told += "" if gap is None else f"; share of the gap closed {gap.mean:.0%}"
-    return Paragraph(f"{told}.")
+    text += "" if gap is None else f"; share of the gap closed {gap.mean:.0%}"
+    return Paragraph(f"{text}.")
 
 
 def left_out(study: StudyRecord) -> list[str]:

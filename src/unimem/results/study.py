@@ -111,16 +111,16 @@ def labelled(groups: Sequence[Group]) -> list[Group]:
     """Name the groups by as few overrides as tell them apart, the method before all others."""
     given = [group.overrides for group in groups]
     keys = _telling(given, differing(given))
-    told = [{key: own[key] for key in keys if key in own} for own in given]
+    labels = [{key: own[key] for key in keys if key in own} for own in given]
     shorter = [
-        {k: v for k, v in own.items() if not _goes_without_saying(k, v, told)} for own in told
+        {k: v for k, v in own.items() if not _goes_without_saying(k, v, labels)} for own in labels
     ]
-    if len({str(own) for own in shorter}) == len(told):
-        told = shorter
+    if len({str(own) for own in shorter}) == len(labels):
+        labels = shorter
     plain = "the run" if len(groups) == 1 else "unchanged"
     return [
         replace(group, label=in_words(own) or plain, varied=own)
-        for group, own in zip(groups, told, strict=True)
+        for group, own in zip(groups, labels, strict=True)
     ]
 
 
@@ -190,10 +190,10 @@ def _telling(given: Sequence[Mapping[str, str]], varied: Sequence[str]) -> Seque
     for count in range(min(len(others), MOST_TOLD) + 1):
         for chosen in itertools.combinations(others, count):
             keys = [*first, *chosen]
-            told = [{(key, own[key]) for key in keys if key in own} for own in given]
-            if not any(a <= b for a, b in itertools.permutations(told, 2)):
+            labels = [{(key, own[key]) for key in keys if key in own} for own in given]
+            if not any(a <= b for a, b in itertools.permutations(labels, 2)):
                 return keys
-            if apart is None and len({frozenset(own) for own in told}) == len(told):
+            if apart is None and len({frozenset(own) for own in labels}) == len(labels):
                 apart = keys
     return varied if apart is None else apart
 
@@ -205,6 +205,6 @@ def _varies_within_methods(key: str, given: Sequence[Mapping[str, str]]) -> bool
     return all(key in own for own in given) and len(pairs) > len(methods)
 
 
-def _goes_without_saying(key: str, value: str, told: Sequence[Mapping[str, str]]) -> bool:
+def _goes_without_saying(key: str, value: str, labels: Sequence[Mapping[str, str]]) -> bool:
     """Whether all groups but one, of several, have this value."""
-    return len(told) > 3 and sum(own.get(key) == value for own in told) == len(told) - 1
+    return len(labels) > 3 and sum(own.get(key) == value for own in labels) == len(labels) - 1

@@ -64,8 +64,8 @@ def open_run(config: Config, rank: int) -> Iterator[RunFolder]:
         yield RunFolder(_joined(config, study), begun=True)
         return
     with _opened(config, study) as path:
-        if config.resume and (told := quarantine_result(path)):
-            logger.warning(told)
+        if config.resume and (problem := quarantine_result(path)):
+            logger.warning(problem)
         _remove_unfinished(path)
         # A process that was killed before it recorded its settings has begun nothing.
         begun = bool(config.resume) and (path / CONFIG).is_file()

@@ -30,9 +30,9 @@ class CpuFlash(Kernel):
         else:
             out = torch.zeros_like(query)
             lse = query.new_zeros(query.shape[:3], dtype=accumulation_dtype(query.dtype))
-            for rows, seen in _pieces(bias):
-                part = query[:, :, rows], key[:, :, seen], value[:, :, seen]
-                found = _forward(*part, bias[:, :, rows][..., seen])
+            for rows, columns in _pieces(bias):
+                part = query[:, :, rows], key[:, :, columns], value[:, :, columns]
+                found = _forward(*part, bias[:, :, rows][..., columns])
                 out[:, :, rows], lse[:, :, rows] = found
         if bias is not None:
             # where all is hidden it says 0, which another part would take for a weight of 1
@@ -55,19 +55,19 @@ class CpuFlash(Kernel):
             return _backward(grad, query, key, value, out, lse, bias)
         queries = torch.zeros_like(query)
         sums = [torch.zeros_like(x, dtype=accumulation_dtype(x.dtype)) for x in (key, value)]
-        for rows, seen in _pieces(bias):
+        for rows, columns in _pieces(bias):
             mine, *theirs = _backward(
                 *(x[:, :, rows] for x in (grad, query)),
-                *(x[:, :, seen] for x in (key, value)),
+                *(x[:, :, columns] for x in (key, value)),
                 *(x[:, :, rows] for x in (out, lse)),
-                bias[:, :, rows][..., seen],
+                bias[:, :, rows][..., columns],
             )
             queries[:, :, rows] = mine
             for total, own in zip(sums, theirs, strict=True):
-                if isinstance(seen, slice):
-                    total[:, :, seen] += own
+                if isinstance(columns, slice):
+                    total[:, :, columns] += own
                 else:
-                    total.index_add_(2, seen, own.to(total.dtype))
+                    total.index_add_(2, columns, own.to(total.dtype))
         keys, values = sums
         return queries, keys.to(key.dtype), values.to(value.dtype)
 
@@ -76,11 +76,14 @@ def _pieces(bias: Tensor) -> Iterator[tuple[slice, slice | Tensor]]:
     """Return blocks of queries and the keys that each block sees: a slice if contiguous."""
     for start in range(0, bias.shape[2], ROWS):
         rows = slice(start, start + ROWS)
-        seen = (bias[:, :, rows].amax((0, 1, 2)) > -torch.inf).nonzero()[:, 0]
-        if not len(seen):
+        columns = (bias[:, :, rows].amax((0, 1, 2)) > -torch.inf).nonzero()[:, 0]
+        if not len(columns):
             continue
-        first, last = int(seen[0]), int(seen[-1])
-        yield rows, slice(first, last + 1) if last - first + 1 == len(seen) else seen
+        first, last = int(columns[0]), int(columns[-1])
+        yield (
+            rows,
+            slice(first, last + 1) if last - first + 1 == len(columns) else columns,
+        )
 
 
 def _forward(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Efficient:
     ) -> tuple[Tensor, Tensor]:
         """Return the output [B, H, T, D] and the log-sum-exp [B, H, T], float32; takes no band."""
         assert band is None, "the caller gives a band as a bias"
-        key, value = (_repeated(t, query.shape[1]) for t in (key, value))
+        key, value = (_repeat_kv(t, query.shape[1]) for t in (key, value))
         out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
             query, key, value, _aligned(bias, query), compute_log_sumexp=True, scale=1.0
         )
@@ -54,7 +54,7 @@ class Efficient:
         """Return the gradients of query, key and value under the joint `out` and `lse`."""
         assert band is None, "the caller gives a band as a bias"
         heads, groups = query.shape[1], key.shape[1]
-        key, value = (_repeated(t, heads) for t in (key, value))
+        key, value = (_repeat_kv(t, heads) for t in (key, value))
         # of the output's strides the operator reads only some, and takes it for [B, T, H, D]
         out = out.transpose(1, 2).contiguous().transpose(1, 2)
         lse = pad(lse, (0, -lse.shape[-1] % LSE_BLOCK), value=torch.inf)
@@ -76,7 +76,7 @@ class Efficient:
         return dquery, _summed(dkey, groups), _summed(dvalue, groups)
 
 
-def _repeated(tensor: Tensor, heads: int) -> Tensor:
+def _repeat_kv(tensor: Tensor, heads: int) -> Tensor:
     """Repeat keys or values for every query head: the operator knows no groups."""
     return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 

@@ -120,8 +120,8 @@ class BlockSimilarity(Reading):
 
     def _widened(self, chosen: Tensor) -> Tensor:
         """Add the neighbours of the chosen blocks."""
-        wide = chosen.clone()
+        widened = chosen.clone()
         for step in range(1, self.neighbours + 1):
-            wide[..., step:] |= chosen[..., :-step]
-            wide[..., :-step] |= chosen[..., step:]
-        return wide
+            widened[..., step:] |= chosen[..., :-step]
+            widened[..., :-step] |= chosen[..., step:]
+        return widened

@@ -66,7 +66,7 @@ def best(comparison: CorpusComparison, values: Values) -> Judgement:
     paired = compare(comparison.readings, own.place, others)
     better = [i for i in paired if paired[i].claimed and paired[i].estimate.mean < 0]
     worse = [i for i in paired if paired[i].claimed and paired[i].estimate.mean > 0]
-    said = [_level(comparison, own.place)]
+    parts = [_level(comparison, own.place)]
     numbers: dict[str, Any] = {
         "best": own.label,
         "p": {comparison.labels[i]: p_words(paired[i].p) for i in paired},
@@ -74,8 +74,8 @@ def best(comparison: CorpusComparison, values: Values) -> Judgement:
     if paired:
         near = min(paired, key=lambda i: paired[i].estimate.mean)
         value = _measured(paired[near].estimate, "+.4f")
-        said.append(f"next {_level(comparison, near)}, {value} nats per token from it")
-        said.append(f"p {p_words(paired[near].p)} ({_over(paired[near].seeds)}; Holm)")
+        parts.append(f"next {_level(comparison, near)}, {value} nats per token from it")
+        parts.append(f"p {p_words(paired[near].p)} ({_over(paired[near].seeds)}; Holm)")
         numbers |= _numbers(value, 0.0, paired[near].seeds)
     seeds = {i: paired[i].seeds if i in paired else 0 for i in others if i not in worse}
     alike = [
@@ -86,12 +86,12 @@ def best(comparison: CorpusComparison, values: Values) -> Judgement:
     verdict: Verdict = "held"
     if better:
         verdict = "did not hold"
-        said.append(f"lower: {', '.join(comparison.labels[i] for i in better)}")
+        parts.append(f"lower: {', '.join(comparison.labels[i] for i in better)}")
     elif alike or unfinished:
         verdict = "not decided"
-        said += [f"no significant difference to {', '.join(alike)}"] if alike else []
-        said += [f"not finished: {', '.join(unfinished)}"] if unfinished else []
-    return Judgement(verdict=verdict, reason=_sentence(said, [own]), numbers=numbers)
+        parts += [f"no significant difference to {', '.join(alike)}"] if alike else []
+        parts += [f"not finished: {', '.join(unfinished)}"] if unfinished else []
+    return Judgement(verdict=verdict, reason=_sentence(parts, [own]), numbers=numbers)
 
 
 def share(comparison: CorpusComparison, values: Values) -> Judgement:
@@ -117,8 +117,8 @@ def share(comparison: CorpusComparison, values: Values) -> Judgement:
             f"{counted(len(seeds), 'seed')}"
         )
     value = _measured(of_several(losses, document, part), ".1%")
-    said = f"{picks[0].label} has {value} of the gain {whole.mean:.4f} {unit}"
-    return _decide(value, values["at_least"], "above", picks, comparison, said)
+    parts = f"{picks[0].label} has {value} of the gain {whole.mean:.4f} {unit}"
+    return _decide(value, values["at_least"], "above", picks, comparison, parts)
 
 
 def spread(comparison: CorpusComparison, values: Values) -> Judgement:
@@ -139,11 +139,11 @@ def spread(comparison: CorpusComparison, values: Values) -> Judgement:
     )
     own, other = (float(np.ptp(side.mean((1, 2)))) for side in (losses[:size], losses[size:]))
     value = _measured(found, "+.4f")
-    said = (
+    parts = (
         f"ranges over {over}={', '.join(f'{x:g}' for x in common)}: {values['spread']} {own:.4f}, "
         f"{values['below']} {other:.4f}, difference {value} nats per token"
     )
-    return _decide(value, 0.0, "below", picks, comparison, said)
+    return _decide(value, 0.0, "below", picks, comparison, parts)
 
 
 def falls(comparison: CorpusComparison, values: Values) -> Judgement:
@@ -164,9 +164,9 @@ def cheaper(comparison: CorpusComparison, values: Values) -> Judgement:
     costs = [_costs(comparison.readings[p.place], values["cost"], seeds) for p in (own, other)]
     ratios = [a / b for a, b in zip(*costs, strict=True)]
     value = Measured(float(np.median(ratios)), min(ratios), max(ratios), ".3f")
-    said = f"{own.label} takes {value} of the {COSTS[values['cost']]} of {other.label}"
-    said += " (median and range of the seeds)"
-    return _decide(value, values["at_most"], "below", [own, other], comparison, said)
+    parts = f"{own.label} takes {value} of the {COSTS[values['cost']]} of {other.label}"
+    parts += " (median and range of the seeds)"
+    return _decide(value, values["at_most"], "below", [own, other], comparison, parts)
 
 
 class _Pick:
@@ -236,8 +236,8 @@ def _falls_from(comparison: CorpusComparison, own: _Pick, other: _Pick) -> Judge
     assert paired is not None
     value = _measured(paired, "+.4f")
     levels = f"{_level(comparison, own.place)}, {_level(comparison, other.place)}"
-    said = f"{levels}, difference {value} nats per token"
-    return _decide(value, 0.0, "below", [own, other], comparison, said)
+    parts = f"{levels}, difference {value} nats per token"
+    return _decide(value, 0.0, "below", [own, other], comparison, parts)
 
 
 def _costs(readings: Readings, cost: str, seeds: Sequence[int]) -> list[float]:
@@ -270,13 +270,13 @@ def _decide(
     side: Literal["below", "above"],
     picks: Sequence[_Pick],
     comparison: CorpusComparison,
-    said: str,
+    parts: str,
 ) -> Judgement:
     """Compare an interval with a bound."""
     readings = [comparison.readings[pick.place] for pick in picks]
     seeds = len(common_seeds(readings))
     why = _few(readings)
-    words = [said] if why else [said, counted(seeds, "seed")]
+    words = [parts] if why else [parts, counted(seeds, "seed")]
     if not why and math.isnan(value.low):
         why = ONE_DOCUMENT
     elif not why and value.low <= bound <= value.high:
