@@ -68,7 +68,5 @@ def test_options_of_ones_own_are_in_it(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text("defaults: [markov]\nlength: 77 # of mine\n")
     monkeypatch.setenv(CONFIG_DIR, str(tmp_path))
-    settings.cache_clear()
     (setting,) = (setting for setting in find("data.length"))
-    settings.cache_clear()
     assert "mine: 77" in setting.default and "data=mine" in setting.options

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from unimem.config import SETTINGS
 from unimem.memory.depth import NAMES, Place, Places
 from unimem.memory.registry import DIMENSIONS, field_types, option_names
-from unimem.paths import config_root, group_files
+from unimem.paths import config_root, group_files, own_config
 
 GROUPS = ("model", "data", "trainer", "evaluation", "logger")
 COMMANDS = {
@@ -89,9 +89,13 @@ def choices(group: str) -> list[Choice]:
     return [Choice(group=group, name=file.stem, meaning=_head(file)) for file in group_files(group)]
 
 
-@cache
 def settings() -> tuple[Setting, ...]:
-    """Return all settings, those of a run first."""
+    """Return all settings, with those of the user's own folder; those of a run first."""
+    return _settings(own_config())
+
+
+@cache
+def _settings(own: Path | None) -> tuple[Setting, ...]:
     found = list(_of_primary("train", ""))
     for dimension in DIMENSIONS:
         found += _of_group(f"memory.{dimension}", dimension)

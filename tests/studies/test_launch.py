@@ -17,7 +17,9 @@ def options(*lines: str) -> SweepOptions:
 def test_settings_of_a_launcher_are_read_if_it_is_chosen():
     slurm = options("launcher=slurm", "slurm.mem_gb=7", "+slurm.extra=x").launcher_settings
     assert (slurm["mem_gb"], slurm["timeout_min"], slurm["extra"]) == (7, 240, "x")
-    assert options("slurm.mem_gb=7").launcher_settings == {}
+    assert options().launcher_settings == {}
+    with pytest.raises(ConfigError, match="slurm.mem_gb is no setting of launcher=local; leave"):
+        options("slurm.mem_gb=7")
 
 
 @pytest.mark.parametrize(

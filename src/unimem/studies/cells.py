@@ -182,7 +182,13 @@ def read_options(kind: type[Options], primary: str, overrides: Overrides) -> Opt
             raise ConfigError(f"{override.input_line}: {key} takes one value")
     launcher = str(chosen["launcher"].value()) if "launcher" in chosen else "local"
     others = [name for name in _launchers() if name != launcher]
-    node = compose_node(primary, chosen.without(others).lines)
+    if unused := chosen.under(others):
+        (key, override), *_ = unused.items()
+        raise ConfigError(
+            f"{text_of(override)}: {key} is no setting of launcher={launcher}; leave it out, or "
+            f"add launcher={key.partition('.')[0]}"
+        )
+    node = compose_node(primary, chosen.lines)
     try:
         with guarded():
             whole = cast(dict[str, Any], OmegaConf.to_container(node, throw_on_missing=True))
