@@ -70,6 +70,7 @@ def save(figure: Any, path: Path, legend_of: Any = None, *, beside: bool = False
         warnings.simplefilter("always")
         with writing(path):
             figure.savefig(path, dpi=300)
+        figure.set_layout_engine("none")  # laid out once, for both files
         # Without a date, so that the same figure is the same file.
         with writing(vector := path.with_suffix(".svg")):
             figure.savefig(vector, metadata={"Date": None})
