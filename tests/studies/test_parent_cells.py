@@ -39,6 +39,7 @@ def reading(tmp_path, other: Path, *arguments: str, vary="{memory.size: '6,12'}"
     return expand([f"sweeps={file}", f"output={tmp_path}", "logger=none", *arguments])
 
 
+@pytest.mark.slow
 def test_there_is_a_cell_for_each_that_is_chosen_and_each_combination(tmp_path, other):
     study = reading(tmp_path, other, method="transformer_xl")
     assert [cell.label for cell in study.cells] == [

@@ -327,8 +327,14 @@ def test_an_objective_that_is_not_there_is_told(search):
         ([SIZE, "objective=[a,b,c]", "direction=[minimize,maximize]"], "2 directions for 3"),
         ([SIZE, "name=a"], "name cannot be set in a search"),
         ([SIZE, "sweeps=topk_window"], "sweeps cannot be set in a search"),
-        ([SIZE, "memory.tpok=3"], "memory.tpok is not a setting"),
-        (["injection_layer=range(2,9)"], "none of 20 combinations drawn can run"),
+        pytest.param(  # composes twenty draws, as the next
+            [SIZE, "memory.tpok=3"], "memory.tpok is not a setting", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["injection_layer=range(2,9)"],
+            "none of 20 combinations drawn can run",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(search, tmp_path, arguments, message):
