@@ -110,7 +110,7 @@ LOADING = ["build_corpus", "load_model", "attach", "require_fit"]
 def test_stopped_while_loading(disturbed, injected):
     for number, name in zip((TERM, INT, TERM, INT), LOADING, strict=True):
         run = disturbed()
-        process = run.fork(Fault(f"unimem.training.run:{name}", "*", "after", 1, number))
+        process = run.fork(Fault(f"unimem.training.prepare:{name}", "*", "after", 1, number))
         assert process.wait(20) == 128 + number and process.suffered == 1, process.said
         injected()
         assert "Traceback" not in process.said and not run.run.exists()
