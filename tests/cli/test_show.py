@@ -1,9 +1,13 @@
 """unimem-show: the picture of who sees whom is the mask of the method."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from unimem.cli import show
+from unimem.paths import config_root
 
 N, LENGTH = show.SEGMENT * show.SEGMENTS, show.SEGMENT
 PLACE = np.arange(N)
@@ -59,3 +63,22 @@ def test_the_command_prints_and_draws(tmp_path, capsys):
 def test_mistakes_are_told_in_a_line(arguments, message, tmp_path):
     with pytest.raises(SystemExit, match=message.replace("[", r"\[")):
         show.main([*arguments, "--out", str(tmp_path)])
+
+
+def test_a_method_of_ones_own_is_drawn_into_the_folder_whatever_its_name(tmp_path):
+    command = [sys.executable, "-m", "unimem.cli.show", "method=mine", "--config-dir", "own"]
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    text = (config_root() / "conf" / "method" / "transformer_xl.yaml").read_text()
+    name = "../../x/transformer_xl"
+    (tmp_path / "own" / "method" / "mine.yaml").write_text(
+        text.replace("name: transformer_xl", f"name: {name}")
+    )
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (drawn,) = (tmp_path / "outputs" / "show").glob("*.png")
+    assert drawn.name.endswith("x-transformer_xl.png")
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    command = [sys.executable, "-m", "unimem.cli.show", "--config-dir", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "--config-dir nowhere: there is no such folder\n")

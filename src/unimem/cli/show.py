@@ -1,15 +1,14 @@
 """unimem-show: draw which tokens of a document each token sees, with a memory made small."""
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unimem.cli import leave, say
+from unimem.cli.command import take_config_dir
 from unimem.config import Config, ConfigError, compose, parse_overrides
-from unimem.words import writing
+from unimem.runs.folder import as_file_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", help="as of unimem-train: method=NAME memory.X=...")
     parser.add_argument("--layer", type=int, help="a layer with memory; the first one by default")
-    parser.add_argument("--config-dir", help="folder of options of your own")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="folder of options of your own")
     parser.add_argument("--out", default="outputs/show", help="folder of the picture")
+    if arguments is None:
+        take_config_dir()
     given = parser.parse_args(arguments)
-    if given.config_dir is not None:
-        os.environ["UNIMEM_CONFIG_DIR"] = str(Path(given.config_dir).resolve())
     try:
         config = small_config(given.overrides)
         seen, layer = who_sees_whom(config, given.layer)
@@ -145,14 +144,13 @@ def draw(config: Config, layer: int | None, seen: "np.ndarray", folder: Path) ->
     from unimem.results.canvas import new_figure, save
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{config.method.name}.png"
+    path = folder / f"{as_file_name(config.method.name)}.png"
     figure, axes = new_figure((5, 5))
     axes.imshow(seen, cmap=ListedColormap(COLOURS), vmin=0, vmax=2, interpolation="nearest")
     axes.set_xlabel("key (blue: own segment, red: memory)")
     axes.set_ylabel("query")
     axes.set_title(_title(config, layer), fontsize=8)
-    with writing(path):
-        save(figure, path)
+    save(figure, path)
     return path
 
 
@@ -171,4 +169,4 @@ def _title(config: Config, layer: int | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

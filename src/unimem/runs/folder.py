@@ -143,8 +143,12 @@ def readable_name(config: Config, started_from: ModelSettings | None = None) -> 
     one = isinstance(named, list) and len(named) == 1 and isinstance(named[0], int)
     layer = [f"l{(config.memory.layers(depth) if depth else named)[0]}"] if one else []
     words = [config.method.name, *layer, shape, config.data.kind, f"s{config.seed}"]
-    # Foreign names of methods and models may hold any character.
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words)).lstrip(".-")[:160]
+    return as_file_name("-".join(words))
+
+
+def as_file_name(text: str) -> str:
+    """Return text as part of a path: foreign names of methods and models may hold anything."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip(".-")[:160]
 
 
 def require_place(config: Config) -> None:
